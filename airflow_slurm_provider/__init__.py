@@ -14,22 +14,17 @@ from slurm_worker import __version__
 __all__ = ["__version__", "get_provider_info"]
 
 _INTEGRATION = "Slurm backfills"
+_OPTIONAL_TEXT = {"type": ["string", "null"]}
 _CONNECTION_FIELDS: dict[str, tuple[str, str]] = {
     "table": ("DynamoDB table", "Table with the rows of all jobs; string keys pk and sk."),
     "prefix": ("S3 prefix", "s3://bucket/prefix for the objects of all jobs."),
     "transport": ("Transport", "ssh (default), local (this host is a login node) or embedded."),
     "remote_dir": ("Remote folder", "Folder that login and compute nodes share."),
     "python": ("Python on the nodes", "Python 3.10 or later on the nodes. Default: python3."),
-    "worker_command": (
-        "Worker command",
-        "Command that replaces the shipped worker: a venv, a container.",
-    ),
+    "worker_command": ("Worker command", "Replaces the shipped worker: a venv, a container."),
     "key_file": ("Private key file", "If empty, the agent and the usual keys are tried."),
     "host_key": ("Host key", "The login node's public key: ssh-ed25519 AAAA..."),
-    "node_role_arn": (
-        "Role of the nodes",
-        "IAM role for each job. If empty, the nodes' own profile.",
-    ),
+    "node_role_arn": ("Role of the nodes", "IAM role for each job. Default: the nodes' profile."),
     "aws_conn_id": ("AWS connection", "AWS connection for the dashboard. Default: aws_default."),
     "embedded_dir": ("Embedded folder", "State of the embedded cluster, for a trial."),
 }
@@ -58,17 +53,11 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks", "slurm", "dynamo_task_table"),
         "triggers": _modules("triggers", "slurm_array", "slurm_batch"),
         "task-decorators": [
-            {
-                "name": "slurm_map",
-                "class-name": f"{package}.decorators.slurm_map.slurm_map_task",
-            }
+            {"name": "slurm_map", "class-name": f"{package}.decorators.slurm_map.slurm_map_task"}
         ],
         "extra-links": [f"{package}.links.BackfillLink", f"{package}.links.JobObjectsLink"],
         "plugins": [
-            {
-                "name": "slurm_backfills",
-                "plugin-class": f"{package}.dashboard.plugin.SlurmPlugin",
-            }
+            {"name": "slurm_backfills", "plugin-class": f"{package}.dashboard.plugin.SlurmPlugin"}
         ],
         "config": {
             "slurm_backfills": {
@@ -97,11 +86,7 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "login.cluster.example", "port": "22"},
                 },
                 "conn-fields": {
-                    field: {
-                        "label": label,
-                        "description": help_text,
-                        "schema": {"type": ["string", "null"]},
-                    }
+                    field: {"label": label, "description": help_text, "schema": _OPTIONAL_TEXT}
                     for field, (label, help_text) in _CONNECTION_FIELDS.items()
                 },
             }

@@ -28,12 +28,7 @@ class StatsSink(Protocol):
 
 
 class JobMetrics:
-    """Metrics of one job.
-
-    Args:
-        job_id: the job.
-        sink: where they go.
-    """
+    """Metrics of one job, which go to `sink`."""
 
     def __init__(self, job_id: str, sink: StatsSink = Stats) -> None:
         self._job_id = job_id
@@ -54,10 +49,10 @@ class JobMetrics:
             self._gauge("tasks", progress.tasks.get(state.value, 0), state=state.value)
         if status.snapshot is not None:
             self._gauge("leases_lost", status.snapshot.lost)
-        if status.finished or status.array is not None:
-            array = None if status.finished else status.array
-            self._gauge("workers_running", 0 if array is None else array.running)
-            self._gauge("workers_pending", 0 if array is None else array.pending)
+        array = None if status.finished else status.array
+        if status.finished or array is not None:
+            self._gauge("workers_running", array.running if array else 0)
+            self._gauge("workers_pending", array.pending if array else 0)
 
     def anomaly(self, kind: str) -> None:
         """Count an alert."""

@@ -19,58 +19,51 @@ SIZE = r"(\d+)\s*(KB|MB|GB|TB)"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _POWERS = {unit: power for power, unit in enumerate(["", "K", "M", "G", "T", "P"])}
-_QUOTA = re.compile(r"(\d+)\s*/\s*(\d*)\s*(s|min|h|d)")
-_SLURM_TIME = re.compile(r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}")
-_SLURM_MEMORY = re.compile(r"(\d+)([KMGT]?)", re.IGNORECASE)
+_QUOTA = r"(\d+)\s*/\s*(0*[1-9]\d*)?\s*(s|min|h|d)"
+_SLURM_TIME = r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+(:\d+){0,2}"
+_SLURM_MEMORY = r"(\d+)([KMGTkmgt]?)"
 _ACCOUNTED_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)", re.IGNORECASE)
 _CPU_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 
 def parse_duration(text: str) -> float:
     """Seconds of ``30s``, ``200ms``, ``5m`` (or ``5min``), ``2h`` or ``7d``."""
-    match = _match(DURATION, text, "a duration", "30s, 200ms, 5m or 2h")
+    match = _match(DURATION, text.strip(), "a duration", "30s, 200ms, 5m or 2h")
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
 def parse_rate(text: str) -> float:
     """Calls per second of ``40/s``, ``600/min`` or ``5000/h``."""
-    match = _match(RATE, text, "a rate", "40/s, 600/min or 5000/h")
+    match = _match(RATE, text.strip(), "a rate", "40/s, 600/min or 5000/h")
     return float(match.group(1)) / _SECONDS[match.group(2)]
 
 
 def parse_quota(text: str) -> tuple[int, float]:
     """Calls and the window's seconds of a quota: ``600/min``, ``100/10s``, ``5000/h``."""
-    match = _QUOTA.fullmatch(text.strip())
-    if match is None or not int(match.group(2) or 1):
-        raise ValueError(f"{text!r} is not a quota; write 600/min, 100/10s or 5000/h")
+    match = _match(_QUOTA, text.strip(), "a quota", "600/min, 100/10s or 5000/h")
     return int(match.group(1)), float(match.group(2) or 1) * _SECONDS[match.group(3)]
 
 
 def parse_size(text: str) -> int:
     """Bytes of ``500MB`` or ``2GB`` in the YAML; base 1,024: 1MB is 2^20 bytes."""
-    match = _match(SIZE, text, "a size", "500MB or 2GB")
-    power: int = _POWERS[match.group(2)[0]]
-    return int(match.group(1)) << 10 * power
+    match = _match(SIZE, text.strip(), "a size", "500MB or 2GB")
+    return int(match.group(1)) << 10 * _POWERS[match.group(2)[0]]
 
 
 def parse_slurm_time(text: str) -> int:
     """Seconds of a time limit as Slurm writes it: minutes, mm:ss, hh:mm:ss or d-hh[:mm[:ss]]."""
-    if not _SLURM_TIME.fullmatch(text):
-        raise ValueError(f'{text!r} is not a time; write minutes, "02:00:00" or "1-00:00"')
+    _match(_SLURM_TIME, text, "a time", 'minutes, "02:00:00" or "1-00:00"')
     days, dash, rest = text.rpartition("-")
     numbers = [int(part) for part in rest.split(":")]
-    if dash or len(numbers) == 3:
-        hours, minutes, seconds = [*numbers, 0, 0][:3]
-    else:
-        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    if not dash and len(numbers) < 3:
+        numbers.insert(0, 0)  # it begins with the minutes
+    hours, minutes, seconds = [*numbers, 0, 0][:3]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def parse_slurm_memory(text: str) -> int:
     """Megabytes, rounded up, of ``--mem``: ``2G``, or ``500`` for megabytes; base 1,024."""
-    match = _SLURM_MEMORY.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write 500M or 2G")
+    match = _match(_SLURM_MEMORY, text, "a size", "500M or 2G")
     power = _POWERS[match.group(2).upper() or "M"]
     return math.ceil(int(match.group(1)) * 1024.0 ** (power - _POWERS["M"]))
 
@@ -133,7 +126,7 @@ def format_count(count: int) -> str:
 
 
 def _match(pattern: str, text: str, what: str, forms: str) -> re.Match[str]:
-    match = re.fullmatch(pattern, text.strip())
+    match = re.fullmatch(pattern, text)
     if match is None:
         raise ValueError(f"{text!r} is not {what}; write {forms}")
     return match

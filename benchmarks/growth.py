@@ -28,6 +28,7 @@ from airflow_slurm_provider.coordinator.costs import dry_run
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import parse_site
+from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 from benchmarks.folder_services import CountedObjects, SqliteRows
 from benchmarks.world import WallClock
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -193,7 +194,7 @@ def _plan_aggregation(edges: Services, _: Config) -> None:
         tempfile.TemporaryDirectory() as scratch,
         Plan(edges.store(JOB), expected, Path(scratch)) as plan,
     ):
-        assert plan.totals.items == expected[0].items
+        assert plan.tasks == expected[0].tasks
 
 
 def _submit(edges: Services, spec: Config) -> None:
@@ -207,9 +208,9 @@ def _silent(_line: str) -> None:
 VERBS: dict[str, Callable[[Services, Config], object]] = {
     "plan": dry_run.estimate,
     "submit": _submit,
-    "status, cold": lambda edges, _: api.progress(edges, JOB),
-    "status, warm": lambda edges, _: api.progress(edges, JOB),
-    "poll": lambda edges, _: api.poll(edges, JOB),
+    "status, cold": lambda edges, _: read_progress(edges, JOB),
+    "status, warm": lambda edges, _: read_progress(edges, JOB),
+    "poll": lambda edges, _: read_status(edges, JOB),
     "retry planning": lambda edges, _: api.plan_retry(edges, JOB),
     "aggregation planning": _plan_aggregation,
     "aggregation": lambda edges, _: api.aggregate(edges, JOB, log=_silent),
@@ -222,7 +223,7 @@ def measure(verb: str, folder: Path, items: int) -> Cost:
     if verb == "aggregation" or verb == "aggregation planning":
         import slurm_worker.aggregate  # noqa: F401  the start of a process is not the verb
     if verb == "poll":
-        api.poll(edges, JOB)  # a waiting process's second query is measured
+        read_status(edges, JOB)  # a waiting process's second query is measured
     rows, objects = edges.rows, edges.objects
     assert isinstance(rows, SqliteRows)
     assert isinstance(objects, CountedObjects)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.claims import Hub, HubClock, show
+from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
@@ -77,9 +78,10 @@ def simulate(workers: int, seconds: float, seed: int = 1) -> dict[str, Any]:
         clock = SkewedClock(hub, own.uniform(-SKEW_S, SKEW_S))
         limiter = RateLimiter(rows, config, workers, clock, own)
         tokens = limiter.tokens
+        throttle = TokenThrottle([limiter], clock, over)
         try:
             while True:
-                limiter.acquire(over)
+                throttle.acquire(None)
                 sent.append(hub.now)
                 hub.sleep(CALL_S)
                 if own.random() < 0.01:

@@ -17,12 +17,12 @@ from slurm_worker.node.slurm_job import Drain, WorkerIdentity
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker
 from slurm_worker.protocol.job_config import HandlerConfig, JobConfig, LeaseConfig, WorkerConfig
-from slurm_worker.protocol.job_store import JobStore, Slice
+from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
-from slurm_worker.protocol.slices import pack_slice
+from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 
 JOB = JobId("benchmark")

@@ -5,28 +5,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, command
 from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.services import Services
     from slurm_worker.aggregate.files.sources import Sources
-    from slurm_worker.protocol.ports import ObjectStore
 
 _S3 = "s3://"
 
 
-@click.command(
-    epilog="\b\nExample:\n"
-    "  slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name"
-)
+@command("slurmctl aggregate-files results/ more.jsonl.gz -o dataset/ --sort-by city,name")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="DATASET", required=True, help="Folder of the dataset.")
 @click.option(
@@ -41,7 +39,6 @@ _S3 = "s3://"
     default="",
     help="Columns, separated by commas, one folder per value.",
 )
-@common_options
 def aggregate_files(
     common: Common,
     paths: Sequence[str],
@@ -62,26 +59,19 @@ def aggregate_files(
     if not output.strip():
         raise UserError("-o: is empty; give a folder")
     options = AggregateOptions(
-        schema=_read_schema(schema),
-        sort_by=_names(sort_by),
-        partition_by=_names(partition_by),
+        schema=_read_schema(schema), sort_by=_names(sort_by), partition_by=_names(partition_by)
     )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurmctl-")))
-        open_bucket = _bucket_opener(common, stack)
+        # The site is read only for the first bucket.
+        services = cache(lambda: stack.enter_context(common.services()))
         bucket, key = _bucket_and_key(output)
-        objects = open_bucket(bucket) if bucket else FolderObjects(Path(output))
+        objects = services().bucket(bucket) if bucket else FolderObjects(Path(output))
         folder = f"{key.rstrip('/')}/" if bucket and key else ""
-        sources = _find_sources(paths, output, scratch, open_bucket)
+        sources = _find_sources(paths, output, scratch, services)
         with _one_line(output):
-            dataset = merge_files(
-                sources.found,
-                objects,
-                folder,
-                options,
-                scratch,
-                stack.enter_context(_bar()),
-            )
+            bar = stack.enter_context(_bar())
+            dataset = merge_files(sources.found, objects, folder, options, scratch, bar)
     size = format_size(sum(file.size for file in dataset.files))
     fields = [
         ("files in", format_count(dataset.sources)),
@@ -91,14 +81,8 @@ def aggregate_files(
     ]
     if left_out := str(sources.left_out):
         fields.append(("left out", left_out))
-    document = {**dataset.to_dict(), "dataset": output, "left_out": sources.left_out.to_list()}
+    document = {**asdict(dataset), "dataset": output, "left_out": sources.left_out.to_list()}
     return emit(common.as_json, document, fields)
-
-
-def _bucket_opener(common: Common, stack: ExitStack) -> Callable[[str], ObjectStore]:
-    """Opens a bucket by its name; the site is read only for the first one."""
-    services = cache(lambda: stack.enter_context(common.services()))
-    return lambda name: services().bucket(name)
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:
@@ -112,7 +96,7 @@ def _bucket_and_key(address: str) -> tuple[str, str]:
 
 
 def _find_sources(
-    paths: Sequence[str], output: str, scratch: Path, open_bucket: Callable[[str], ObjectStore]
+    paths: Sequence[str], output: str, scratch: Path, services: Callable[[], Services]
 ) -> Sources:
     """The files at these paths, without those of the dataset."""
     from slurm_worker.aggregate.files.sources import Sources
@@ -125,7 +109,7 @@ def _find_sources(
         bucket, key = _bucket_and_key(path)
         if bucket:
             own = f"{own_key.rstrip('/')}/" if bucket == own_bucket and own_key else None
-            found.add_stored(open_bucket(bucket), bucket, key, own)
+            found.add_stored(services().bucket(bucket), bucket, key, own)
         else:
             found.add_local(Path(path), None if own_bucket else Path(output))
     return found

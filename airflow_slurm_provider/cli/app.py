@@ -2,16 +2,6 @@
 
 It imports click and the error classes only. A command's module is imported when the command
 runs; therefore `COMMANDS` holds the one-line help.
-
-| exit code | meaning |
-| --- | --- |
-| 0 | done |
-| 1 | the job failed: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run |
-| 2 | an error in an argument, a config or an input; no AWS credentials |
-| 3 | a service can't be reached or refuses; the same command may work later |
-| 70 | a bug in slurmctl, with its traceback |
-| 130 | interrupted; running the same command again continues |
-| 141 | the reader of the output has closed it, as ``head`` does |
 """
 
 from __future__ import annotations
@@ -34,7 +24,7 @@ from slurm_worker.printable import printable, printable_lines
 #: By name: module, and one line for ``slurmctl --help``. The attribute has ``_`` for ``-``.
 COMMANDS = {
     "plan": ("cost", "Estimate tasks, workers, time and cost of a job without submitting it."),
-    "submit": ("submit", "Plan a job from its YAML file and start its workers."),
+    "submit": ("control", "Plan a job from its YAML file and start its workers."),
     "status": ("status", "Show a job's progress, failures, workers and dataset."),
     "wait": ("status", "Wait until every task of a job has ended."),
     "watch": ("status", "Show a job's progress live, in the full terminal."),
@@ -63,15 +53,15 @@ _NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class ExitCode(IntEnum):
-    """The exit codes of `slurmctl`; see the table above."""
+    """The exit codes of `slurmctl`."""
 
     OK = 0
-    JOB_FAILED = 1
-    USER_ERROR = 2
-    SERVICE_ERROR = 3
-    BUG = 70
-    INTERRUPTED = 130
-    READER_LEFT = 141
+    JOB_FAILED = 1  #: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run
+    USER_ERROR = 2  #: an error in an argument, a config or an input; no AWS credentials
+    SERVICE_ERROR = 3  #: a service can't be reached or refuses; the command may work later
+    BUG = 70  #: a bug in slurmctl, with its traceback
+    INTERRUPTED = 130  #: running the same command again continues
+    READER_LEFT = 141  #: the reader of the output has closed it, as ``head`` does
 
 
 class _ReaderLeft(Exception):
@@ -94,11 +84,7 @@ class LazyGroup(click.Group):
         """The names, in the order of `COMMANDS`."""
         return list(COMMANDS)
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 click's signature
-        cmd_name: str,
-    ) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import and return a command; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
@@ -117,11 +103,7 @@ class LazyGroup(click.Group):
             raise UserError(f"command: {args[0]!r} is unknown; {hint}")
         return super().resolve_command(ctx, args)
 
-    def shell_complete(
-        self,
-        ctx: click.Context,
-        incomplete: str,
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete a command's name without importing the commands."""
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
@@ -131,11 +113,7 @@ class LazyGroup(click.Group):
             if name.startswith(incomplete)
         ]
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the commands' help without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, command
 from airflow_slurm_provider.cli.rendering.output import emit
 
 SHELLS = ("bash", "zsh", "fish")
@@ -13,9 +13,8 @@ SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_SLURMCTL_COMPLETE"
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl completion bash >> ~/.bashrc")
+@command("slurmctl completion bash >> ~/.bashrc")
 @click.argument("shell", type=click.Choice(SHELLS))
-@common_options
 def completion(common: Common, shell: str) -> int:
     """Print a script that makes SHELL complete commands, options, profiles and job ids."""
     kind = get_completion_class(shell)

@@ -1,22 +1,55 @@
-"""`slurmctl pause`, `resume`, `workers` and `cancel`: control a running job."""
+"""`slurmctl submit`, `pause`, `resume`, `workers` and `cancel`: start and control a job."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.options import Common, command, job_argument
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
+from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.submission.control import ControlResult
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl pause flights-2013")
+@command("slurmctl submit example_dags/backfill_flights/config.yaml --job-id flights-2013 --wait")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--job-id", metavar="ID", help="Job id, in place of the file's job_id.")
+@click.option("--wait", is_flag=True, help="Wait until every task has ended.")
+@wait_limits
+def submit(common: Common, config: Path, job_id: str | None, wait: bool, limits: WaitLimits) -> int:
+    """Plan the job that CONFIG describes and start its workers.
+
+    It is safe to run again at any point, also after it was killed: it continues where it
+    stopped, and never starts the workers twice.
+    """
+    from airflow_slurm_provider.coordinator import api
+    from airflow_slurm_provider.coordinator.spec.job_spec import load_config
+
+    loaded = load_config(config, job_id=job_id)
+    with common.services() as services:
+        submitted = api.submit(services, loaded, log=say, actor=common.actor)
+        earlier = submitted.reattached and submitted.slurm_job_ids
+        fields = [
+            ("job", submitted.job_id),
+            ("items in", format_count(submitted.items)),
+            ("planned tasks", format_count(submitted.tasks)),
+            ("workers", f"{submitted.workers:,}{', from an earlier submit' if earlier else ''}"),
+            ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
+        ]
+        if not wait:
+            return emit(common.as_json, submitted.to_dict(), fields)
+        status = wait_for(services, JobId(submitted.job_id), limits)
+    return report_wait(common, status, limits, submitted.to_dict(), fields)
+
+
+@command("slurmctl pause flights-2013")
 @job_argument
-@common_options
 def pause(common: Common, job: JobId) -> int:
     """Stop the workers of JOB after their current tasks, and free the nodes.
 
@@ -31,9 +64,8 @@ def pause(common: Common, job: JobId) -> int:
     return emit(common.as_json, paused.to_dict(), [("job", job), ("paused", state)])
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl resume flights-2013")
+@command("slurmctl resume flights-2013")
 @job_argument
-@common_options
 def resume(common: Common, job: JobId) -> int:
     """Continue JOB after a pause, or after its handler has stopped it.
 
@@ -48,18 +80,12 @@ def resume(common: Common, job: JobId) -> int:
     return emit(common.as_json, resumed.to_dict(), fields)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl workers flights-2013 --add 10")
+@command("slurmctl workers flights-2013 --add 10")
 @job_argument
 @click.option(
-    "--add",
-    "count",
-    metavar="N",
-    type=click.IntRange(min=1),
-    required=True,
-    help="Number of workers to add.",
+    "--add", metavar="N", type=click.IntRange(1), required=True, help="Number of workers to add."
 )
-@common_options
-def workers(common: Common, job: JobId, count: int) -> int:
+def workers(common: Common, job: JobId, add: int) -> int:
     """Add workers to JOB.
 
     Never adds more than there are open tasks, or more than the rate limits can supply. If a call
@@ -68,13 +94,12 @@ def workers(common: Common, job: JobId, count: int) -> int:
     from airflow_slurm_provider.coordinator.submission import control
 
     with common.services() as services:
-        added = control.add_workers(services, job, count, log=say, actor=common.actor)
+        added = control.add_workers(services, job, add, log=say, actor=common.actor)
     return emit(common.as_json, added.to_dict(), [("job", job), *_workers(added)])
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl cancel flights-2013")
+@command("slurmctl cancel flights-2013")
 @job_argument
-@common_options
 def cancel(common: Common, job: JobId) -> int:
     """Cancel the Slurm arrays of JOB at once.
 

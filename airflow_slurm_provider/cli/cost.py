@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument, number
+from airflow_slurm_provider.cli.options import Common, command, job_argument, seconds
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from airflow_slurm_provider.units import format_count, format_memory, format_seconds
 from slurm_worker.protocol.keys import JobId
@@ -19,19 +19,11 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.slurm.accounting import Efficiency
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl plan example_dags/backfill_flights/config.yaml "
-    "--item-seconds 0.2"
-)
+@command("slurmctl plan example_dags/backfill_flights/config.yaml --item-seconds 0.2")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--job-id", metavar="ID", help="Job id, in place of the file's job_id.")
-@number(
-    "--item-seconds",
-    click.FloatRange(min=0),
-    "Seconds per item. With it, the total time is estimated.",
-)
+@seconds("--item-seconds", "Seconds per item. With it, the total time is estimated.")
 @click.option("--script", is_flag=True, help="Print only the batch script.")
-@common_options
 def plan(
     common: Common, config: Path, job_id: str | None, item_seconds: float | None, script: bool
 ) -> int:
@@ -50,9 +42,8 @@ def plan(
     return emit(common.as_json, found.to_dict(), shown)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl cost flights-2013")
+@command("slurmctl cost flights-2013")
 @job_argument
-@common_options
 def cost(common: Common, job: JobId) -> int:
     """Show what JOB has cost so far, and how to make it cheaper.
 

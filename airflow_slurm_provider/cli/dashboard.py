@@ -6,12 +6,12 @@ import json
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options
+from airflow_slurm_provider.cli.options import Common, command
 from airflow_slurm_provider.cli.rendering.output import say, show
 from slurm_worker.errors import UserError
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl dashboard --port 8077")
+@command("slurmctl dashboard --port 8077")
 @click.option(
     "--port",
     metavar="N",
@@ -20,7 +20,6 @@ from slurm_worker.errors import UserError
     show_default=True,
     help="Port on 127.0.0.1; 0 for any free port.",
 )
-@common_options
 def dashboard(common: Common, port: int) -> int:
     """Serve a web page with the site's jobs on this machine, until Ctrl-C.
 

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, number, optional_job
+from airflow_slurm_provider.cli.options import Common, command, count, optional_job, seconds
 from airflow_slurm_provider.cli.rendering.output import emit
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl limits planes-2013\n  slurmctl limits --safe 600/min"
-)
+@command("slurmctl limits planes-2013", "slurmctl limits --safe 600/min")
 @optional_job
 @click.option(
     "--safe",
     metavar="QUOTA",
     help="A vendor's quota, such as 600/min. Prints the highest rate that never exceeds it.",
 )
-@number("--burst", click.IntRange(min=1), "With --safe: the burst of the limit.", 1)
-@number(
-    "--send-window",
-    click.FloatRange(min=0, min_open=True),
-    "With --safe: the send_window of the limit.",
-    1.0,
-)
-@number(
-    "--workers",
-    click.IntRange(min=1),
-    "With --safe: worker processes that share the limit. Fewer reserve more at a time.",
-    1,
-)
-@common_options
+@count("--burst", "With --safe: the burst of the limit.", 1)
+@seconds("--send-window", "With --safe: the send_window of the limit.", 1.0, above=True)
+@count("--workers", "With --safe: worker processes that share it. Fewer reserve more at a time.", 1)
 def limits(
     common: Common,
     job: JobId | None,
@@ -55,7 +44,7 @@ def limits(
             ("rate", f"{found.rate:g}/s"),
             ("at most", f"{found.bound:g} requests in any {found.window_s:g} s"),
         ]
-        return emit(common.as_json, found.to_dict(), fields)
+        return emit(common.as_json, asdict(found), fields)
     if job is None:
         raise UserError("JOB: is missing; give a job id, or a quota with --safe 600/min")
     with common.services() as services:
@@ -71,5 +60,5 @@ def limits(
         ]
     if not states:
         fields.append(("limits", "none"))
-    document = {"job_id": job, "limits": [state.to_dict() for state in states]}
+    document = {"job_id": job, "limits": [asdict(state) for state in states]}
     return emit(common.as_json, document, fields)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument, number
+from airflow_slurm_provider.cli.options import Common, command, job_argument, seconds
 from airflow_slurm_provider.cli.rendering.fields import event_line
 from airflow_slurm_provider.cli.rendering.output import emit, say, show
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from slurm_worker.protocol.job_rows import AuditEvent
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl logs flights-2013 --errors")
+@command("slurmctl logs flights-2013 --errors")
 @job_argument
 @click.option("--task", metavar="ID", default="", help="Only lines of this task.")
 @click.option(
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 @click.option(
     "--output", is_flag=True, help="Print Slurm's output file of the --worker, from the cluster."
 )
-@common_options
 def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, output: bool) -> int:
     """Print the log lines of JOB's workers, worker by worker; with --json, as they were written.
 
@@ -55,14 +54,13 @@ def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, outpu
     return 0
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl events flights-2013 --follow")
+@command("slurmctl events flights-2013 --follow")
 @job_argument
 @click.option(
     "--after", metavar="MARK", default="", help="Only events after the `mark` of an earlier call."
 )
 @click.option("--follow", is_flag=True, help="Keep printing new events until interrupted.")
-@number("--interval", click.FloatRange(min=0.1), "Time between two queries with --follow.", 5.0)
-@common_options
+@seconds("--interval", "Time between two queries with --follow.", 5.0, least=0.1)
 def events(common: Common, job: JobId, after: str, follow: bool, interval: float) -> int:
     """Print the audit log of JOB: who did what, and when. Times are UTC.
 

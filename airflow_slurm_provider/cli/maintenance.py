@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from airflow_slurm_provider.cli.options import (
-    Common,
-    check_job,
-    common_options,
-    complete_jobs,
-    job_argument,
-    number,
-)
+from airflow_slurm_provider.cli.options import Common, command, job_argument, job_option, seconds
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say, show
 from airflow_slurm_provider.units import format_count, parse_duration
 from slurm_worker.errors import UserError
@@ -44,26 +37,18 @@ _OUTCOMES = {
 }
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl bootstrap --create-bucket --dry-run\n"
-    "  slurmctl bootstrap --create-bucket --point-in-time"
+@command(
+    "slurmctl bootstrap --create-bucket --dry-run",
+    "slurmctl bootstrap --create-bucket --point-in-time",
 )
-@click.option("--create-bucket", is_flag=True, help="Create the bucket too.")
+@click.option("--create-bucket", "bucket", is_flag=True, help="Create the bucket too.")
 @click.option(
     "--point-in-time", is_flag=True, help="Enable point-in-time recovery of the table (35 days)."
 )
 @click.option("--deletion-protection", is_flag=True, help="Protect the table against deletion.")
 @click.option("--update", is_flag=True, help="Also change existing settings that differ.")
 @click.option("--dry-run", is_flag=True, help="Show what would be created, and change nothing.")
-@common_options
-def bootstrap(
-    common: Common,
-    create_bucket: bool,
-    point_in_time: bool,
-    deletion_protection: bool,
-    update: bool,
-    dry_run: bool,
-) -> int:
+def bootstrap(common: Common, **wanted: bool) -> int:
     """Create the site's table and bucket, with lifecycle rules, if they are missing.
 
     Existing settings stay as they are. Settings that differ are listed, and changed only with
@@ -76,42 +61,28 @@ def bootstrap(
         word, colour = _OUTCOMES[step.outcome.value]
         _show_step(common, f"{word:12}", colour, f"{step.name}: {step.found}", step.fix)
 
-    wanted = site_setup.BootstrapRequest(
-        bucket=create_bucket,
-        point_in_time=point_in_time,
-        deletion_protection=deletion_protection,
-        update=update,
-        dry_run=dry_run,
-    )
-    made = site_setup.bootstrap(load_site(common.site), wanted, log=log)
+    request = site_setup.BootstrapRequest(**wanted)
+    made = site_setup.bootstrap(load_site(common.site), request, log=log)
     counts = {_OUTCOMES[outcome][0]: count for outcome, count in made.counts.items()}
     summary = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     emit(common.as_json, made.to_dict(), summary)
     return 0 if made.ok else 1
 
 
-@click.command(
-    epilog="\b\nExample:\n  slurmctl doctor --config config.yaml\n"
-    "  slurmctl doctor --repair --job flights-2013 --dry-run"
+@command(
+    "slurmctl doctor --config config.yaml", "slurmctl doctor --repair --job flights-2013 --dry-run"
 )
-@click.option(
-    "--job",
-    metavar="JOB",
-    shell_complete=complete_jobs,
-    callback=check_job,
-    help="Check from a node of this job's partition, with its setup.",
-)
+@job_option("--job", "Check from a node of this job's partition, with its setup.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     help="Like --job, for a config that is not yet submitted.",
 )
 @click.option("--node/--no-node", default=True, help="Also check from a node, with a short job.")
-@number("--timeout", click.FloatRange(min=1), "Longest wait for the check from a node.", 60.0)
+@seconds("--timeout", "Longest wait for the check from a node.", 60.0, least=1)
 @click.option("--iam", is_flag=True, help="Only print the IAM policies that the site needs.")
 @click.option("--repair", is_flag=True, help="Rebuild the table rows of --job from S3.")
 @click.option("--dry-run", is_flag=True, help="With --repair: change nothing.")
-@common_options
 def doctor(
     common: Common,
     job: JobId | None,
@@ -140,7 +111,7 @@ def doctor(
     return _diagnose(common, _reader(job, config), node, timeout)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl gc flights-2013 --dry-run")
+@command("slurmctl gc flights-2013 --dry-run")
 @job_argument
 @click.option(
     "--older-than",
@@ -150,7 +121,6 @@ def doctor(
     help="Age after which a replaced version of the dataset is deleted: 90m, 12h, 7d.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and change nothing.")
-@common_options
 def gc(common: Common, job: JobId, older_than: str, dry_run: bool) -> int:
     """Delete objects that JOB no longer needs: uncommitted parts, checkpoints, old datasets.
 

@@ -5,27 +5,27 @@ Imports click only; the coordinator (boto3, pydantic) is imported when services 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from airflow_slurm_provider.cli.profiles import profiles, site_file
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
 
 if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
 
-P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_JOBS = 200
+_FOLDER = "~/.config/slurmctl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +42,52 @@ class Common:
 
         return f"slurmctl {_user()}@{socket.gethostname()}"
 
-    @contextmanager
-    def services(self) -> Iterator[Services]:
+    def services(self) -> AbstractContextManager[Services]:
         """The table, the bucket and the cluster of the site, closed at the end."""
         from airflow_slurm_provider.coordinator.services import open_services
         from airflow_slurm_provider.coordinator.spec.site import load_site
 
-        services = open_services(load_site(self.site))
-        try:
-            yield services
-        finally:
-            services.close()
+        return closing(open_services(load_site(self.site)))
+
+
+def site_file(site: str | None, profile: str | None, environment: Mapping[str, str]) -> Path:
+    """Which site file a command reads; it need not exist.
+
+    Each file in ``~/.config/slurmctl`` is a profile: ``lab.yaml`` is the profile ``lab``.
+
+    | order | given by | means |
+    | --- | --- | --- |
+    | 1 | ``--site FILE`` or ``--profile NAME`` | that file |
+    | 2 | ``SLURMCTL_CONFIG`` | that file |
+    | 3 | ``SLURMCTL_PROFILE`` | the file of this name |
+    | 4 | nothing | ``~/.config/slurmctl/site.yaml`` |
+
+    Raises:
+        UserError: if both options are given, or the profile does not exist.
+    """
+    if site is not None and profile is not None:
+        raise UserError(f"--profile: {profile!r} can't be used with --site {site}; give only one")
+    if site is not None:
+        return Path(site).expanduser()
+    if profile is not None:
+        return _named(profile, "--profile")
+    if environment.get("SLURMCTL_CONFIG"):
+        return Path(environment["SLURMCTL_CONFIG"]).expanduser()
+    if environment.get("SLURMCTL_PROFILE"):
+        return _named(environment["SLURMCTL_PROFILE"], "SLURMCTL_PROFILE")
+    return _path("site")
+
+
+def profiles() -> list[str]:
+    """The names of the existing profiles."""
+    return sorted(file.stem for file in Path(_FOLDER).expanduser().glob("*.yaml"))
 
 
 def newest_job_ids(options: dict[str, Any], prefix: str, timeout_s: float = 3.0) -> list[str]:
     """The ids of the newest jobs with this prefix, from the table: one request.
 
-    Empty if they can't be read in time: at a prompt, no completion is the only good answer to
-    whatever goes wrong.
-
-    Args:
-        options: the command's options so far, which choose the site.
-        prefix: the typed part of the id.
-        timeout_s: seconds to wait for the table.
+    Empty if they can't be read within `timeout_s` seconds: at a prompt, no completion is the only
+    good answer to whatever goes wrong. The command's `options` so far choose the site.
     """
     found: list[str] = []
 
@@ -103,48 +126,61 @@ optional_job = click.argument(
 )
 
 
-def number(
-    name: str,
-    kind: click.IntRange | click.FloatRange,
-    text: str,
-    default: float | None = None,
-) -> Callable[[F], F]:
-    """Give a command an option whose value is a count, or a time in seconds."""
+def job_option(name: str, text: str) -> Callable[[F], F]:
+    """Give a command an option whose value is a job id."""
     return click.option(
-        name,
-        metavar="N" if isinstance(kind, click.IntRange) else "SECONDS",
-        type=kind,
-        default=default,
-        show_default=default is not None,
-        help=text,
+        name, metavar="JOB", shell_complete=complete_jobs, callback=check_job, help=text
     )
 
 
-def common_options(function: Callable[Concatenate[Common, P], int]) -> Callable[..., int]:
-    """Give a command ``--site``, ``--profile`` and ``--json``, as its first argument."""
-
-    @click.option(
-        "--site",
+_COMMON_OPTIONS = (
+    click.Option(
+        ["--site"],
         metavar="FILE",
         help="Site file, with table, bucket and cluster. [env: SLURMCTL_CONFIG]",
-    )
-    @click.option(
-        "--profile",
+    ),
+    click.Option(
+        ["--profile"],
         metavar="NAME",
         shell_complete=_complete_profiles,
         help="Use ~/.config/slurmctl/NAME.yaml. [env: SLURMCTL_PROFILE]",
-    )
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of text.")
-    @functools.wraps(function)
-    def command(*args: P.args, **kwargs: P.kwargs) -> int:
-        site, profile = kwargs.pop("site"), kwargs.pop("profile")
-        common = Common(
-            site=site_file(_text(site), _text(profile), os.environ),
-            as_json=bool(kwargs.pop("as_json")),
-        )
-        return function(common, *args, **kwargs)
+    ),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print JSON on stdout instead of text."),
+)
 
-    return command
+
+def seconds(
+    name: str, text: str, default: float | None = None, *, least: float = 0, above: bool = False
+) -> Callable[[F], F]:
+    """Give a command an option whose value is a time: at least `least`, or `above` it."""
+    kind = click.FloatRange(min=least, min_open=above)
+    return click.option(
+        name, metavar="SECONDS", type=kind, default=default, show_default=True, help=text
+    )
+
+
+def count(name: str, text: str, default: int | None = None, *, least: int = 1) -> Callable[[F], F]:
+    """Give a command an option whose value is a whole number, at least `least`."""
+    kind = click.IntRange(min=least)
+    return click.option(name, metavar="N", type=kind, default=default, show_default=True, help=text)
+
+
+def command(*examples: str) -> Callable[[Callable[..., int]], click.Command]:
+    """Make a function a command, with examples in its help.
+
+    Its first argument is a `Common`, from ``--site``, ``--profile`` and ``--json``.
+    """
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def run(*, site: str | None, profile: str | None, as_json: bool, **options: Any) -> int:
+            return function(Common(site_file(site, profile, os.environ), as_json), **options)
+
+        made = click.command(epilog="\n  ".join(("\b\nExample:", *examples)))(run)
+        made.params += _COMMON_OPTIONS
+        return made
+
+    return decorate
 
 
 def error_classes(value: str | None, option: str = "--errors") -> list[str] | None:
@@ -166,10 +202,6 @@ def error_classes(value: str | None, option: str = "--errors") -> list[str] | No
     return list(dict.fromkeys(names))
 
 
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _user() -> str:
     import getpass
 
@@ -177,3 +209,17 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())  # a container whose user has no name
+
+
+def _named(name: str, source: str) -> Path:
+    known = profiles()
+    if name in known:
+        return _path(name)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    existing = f"it has {', '.join(known)}" if known else "it has none yet"
+    raise UserError(f"{source}: there is no profile {name!r} in {_FOLDER}; {hint}{existing}")
+
+
+def _path(name: str) -> Path:
+    return Path(_FOLDER).expanduser() / f"{name}.yaml"

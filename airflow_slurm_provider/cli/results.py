@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,16 +10,16 @@ import click
 
 from airflow_slurm_provider.cli.options import (
     Common,
-    check_job,
-    common_options,
+    command,
     complete_jobs,
     error_classes,
     job_argument,
+    job_option,
     optional_job,
 )
 from airflow_slurm_provider.cli.rendering.fields import failure_fields, manifest_fields
 from airflow_slurm_provider.cli.rendering.output import Fields, by_class, emit, say
-from airflow_slurm_provider.cli.wait_loop import report_wait, wait_options, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id
@@ -29,15 +30,9 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl retry planes-1 --errors=network,timeout --wait")
+@command("slurmctl retry planes-1 --errors=network,timeout --wait")
 @optional_job
-@click.option(
-    "--job-id",
-    metavar="JOB",
-    shell_complete=complete_jobs,
-    callback=check_job,
-    help="The same as JOB.",
-)
+@job_option("--job-id", "The same as JOB.")
 @click.option(
     "--errors",
     metavar="CLASSES",
@@ -49,8 +44,8 @@ if TYPE_CHECKING:
     help="A file with item keys, one per line. Only failed items among them run again.",
 )
 @click.option("--dry-run", is_flag=True, help="Show what would run again, and change nothing.")
-@wait_options
-@common_options
+@click.option("--wait", is_flag=True, help="Wait until every task has ended.")
+@wait_limits
 def retry(
     common: Common,
     job: JobId | None,
@@ -59,9 +54,7 @@ def retry(
     items: Path | None,
     dry_run: bool,
     wait: bool,
-    interval: float,
-    timeout: float | None,
-    max_failed_items: int | None,
+    limits: WaitLimits,
 ) -> int:
     """Run the failed items and tasks of JOB again, as a new round, by error class.
 
@@ -81,14 +74,13 @@ def retry(
         fields = _retried_fields(retried)
         if not wait or retried.round is None:
             return emit(common.as_json, document, fields)
-        status = wait_until_finished(services, name, interval=interval, timeout=timeout)
-    return report_wait(common, status, max_failed_items, document, fields)
+        status = wait_for(services, name, limits)
+    return report_wait(common, status, limits, document, fields)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl errors planes-1 --class network")
+@command("slurmctl errors planes-1 --class network")
 @job_argument
 @click.option("--class", "error_class", metavar="CLASS", help="Only failures of this class.")
-@common_options
 def errors(common: Common, job: JobId, error_class: str | None) -> int:
     """List the failures of JOB, grouped by class and message, with the retry command.
 
@@ -103,26 +95,33 @@ def errors(common: Common, job: JobId, error_class: str | None) -> int:
     return emit(common.as_json, document, [("job", job), *failure_fields(job, groups)])
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl aggregate flights-2013")
+@command("slurmctl aggregate flights-2013")
 @click.argument("jobs", metavar="JOB", nargs=-1, required=True, shell_complete=complete_jobs)
 @click.option("-o", "--output", hidden=True)
+@click.option("--schema", hidden=True)
+@click.option("--sort-by", hidden=True)
+@click.option("--partition-by", hidden=True)
 @click.option(
     "--where",
     type=click.Choice(["local", "slurm"]),
     help="Merge on this machine, or on the cluster's nodes. Default: as in the job's config.",
 )
-@common_options
-def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: str | None) -> int:
+def aggregate(
+    common: Common, /, jobs: tuple[str, ...], where: str | None, **of_files: str | None
+) -> int:
     """Publish the results of JOB as one Parquet dataset with a manifest.
 
     Fails while tasks are missing. Running it again changes nothing. To merge files without a
     job, use slurmctl aggregate-files.
     """
-    if len(jobs) != 1 or output is not None or "/" in jobs[0]:
-        given = " ".join(jobs)
+    options = {name: value for name, value in of_files.items() if value is not None}
+    if len(jobs) != 1 or options or "/" in jobs[0]:
+        output = options.pop("output", "") or "DATASET"
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        command = shlex.join(["slurmctl", "aggregate-files", *jobs, "-o", output, *given])
         raise UserError(
-            f"JOB: aggregate takes one job id, not files ({given}); to merge files, use: slurmctl "
-            f"aggregate-files {given} -o {output or 'DATASET'}"
+            "JOB: aggregate takes one job id; the job's config sets its schema, sort_by and "
+            f"partition_by. To merge files, use: {command}"
         )
     name = check_job_id(jobs[0], "JOB")
     from airflow_slurm_provider.coordinator import api as verbs
@@ -138,7 +137,7 @@ def aggregate(common: Common, jobs: tuple[str, ...], output: str | None, where: 
 
 def _merged(services: Services, merging: JobId) -> bool:
     """Wait until the nodes have merged; if they can't, false, with the reason on stderr."""
-    status = wait_until_finished(services, merging, interval=2.0, timeout=None)
+    status = wait_for(services, merging, WaitLimits(interval_s=2.0))
     failed = status.problem or status.progress.failed or status.progress.task_errors
     if failed:
         say(f"the nodes could not merge all files; see slurmctl errors {merging}")
@@ -165,15 +164,21 @@ def _keys(path: Path) -> list[str]:
     return keys
 
 
-def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
-    number_of = "nothing to run again" if plan.round is None else str(plan.round)
-    fields = [
+def _round_fields(
+    job_id: str, result: RetryPlan | RetryResult, tasks: str, note: str = ""
+) -> list[tuple[str, str]]:
+    number = "nothing to run again" if result.round is None else str(result.round)
+    return [
         ("job", job_id),
-        ("round", f"{number_of} (dry run: nothing was changed)"),
-        ("items to run again", by_class(plan.items)),
-        ("tasks put back", by_class(plan.tasks)),
-        ("given up", by_class(plan.given_up)),
+        ("round", f"{number}{note}"),
+        ("items to run again", by_class(result.items)),
+        ("tasks put back", tasks),
+        ("given up", by_class(result.given_up)),
     ]
+
+
+def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
+    fields = _round_fields(job_id, plan, by_class(plan.tasks), " (dry run: nothing was changed)")
     if plan.resources.slurm:
         options = " ".join(f"{name}={value}" for name, value in plan.resources.slurm.items())
         fields.append(("with", options))
@@ -183,13 +188,7 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
 
 
 def _retried_fields(retried: RetryResult) -> Fields:
-    fields = [
-        ("job", retried.job_id),
-        ("round", "nothing to run again" if retried.round is None else str(retried.round)),
-        ("items to run again", by_class(retried.items)),
-        ("tasks put back", format_count(retried.tasks)),
-        ("given up", by_class(retried.given_up)),
-    ]
+    fields = _round_fields(retried.job_id, retried, format_count(retried.tasks))
     if retried.round is None and retried.given_up:
         classes = ",".join(retried.given_up)
         by_name = f"slurmctl retry {retried.job_id} --errors={classes}"

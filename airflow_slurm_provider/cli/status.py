@@ -9,19 +9,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import click
-
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.options import Common, common_options, job_argument
+from airflow_slurm_provider.cli.options import Common, command, job_argument
 from airflow_slurm_provider.cli.rendering.fields import (
-    dataset_text,
     progress_fields,
     worker_failure_fields,
     workers_document,
     workers_text,
 )
 from airflow_slurm_provider.cli.rendering.output import emit, say
-from airflow_slurm_provider.cli.wait_loop import report_wait, wait_limits, wait_until_finished
+from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
+from airflow_slurm_provider.slurm.array_state import named
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
 
@@ -33,9 +31,8 @@ if TYPE_CHECKING:
 _EVENTS_KEPT = 5
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl status flights-2013")
+@command("slurmctl status flights-2013")
 @job_argument
-@common_options
 def status(common: Common, job: JobId) -> int:
     """Show the progress of JOB: tasks, items, failures by class, workers, dataset.
 
@@ -50,6 +47,8 @@ def status(common: Common, job: JobId) -> int:
             found = read_status(services, job)
             progress, problem = found.progress, found.problem
             workers, array = workers_text(found), workers_document(found.array)
+            if found.array is not None:
+                workers = f"{named(found.array.slurm_job_id.split(','))}: {workers}"
         except ServiceError as error:
             progress, problem, away = read_progress(services, job), "", error
             workers, array = "unknown: the cluster can't be reached", None
@@ -57,7 +56,9 @@ def status(common: Common, job: JobId) -> int:
         key = services.paths(job).manifest
         data = services.objects.get(key)
     manifest = None if data is None else json.loads(data)
-    where = f"s3://{services.site.bucket}/{key}"
+    where, dataset = f"s3://{services.site.bucket}/{key}", "not published"
+    if manifest is not None:
+        dataset = f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {where}"
     document = {
         **progress.to_dict(),
         "problem": problem,
@@ -70,36 +71,30 @@ def status(common: Common, job: JobId) -> int:
         ("workers", workers),
         *worker_failure_fields(lost),
     ]
-    emit(common.as_json, document, [*fields, ("dataset", dataset_text(manifest, where))])
+    emit(common.as_json, document, [*fields, ("dataset", dataset)])
     if away is not None:
         raise away
     return 0
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl wait flights-2013 --timeout 3600")
+@command("slurmctl wait flights-2013 --timeout 3600")
 @job_argument
 @wait_limits
-@common_options
-def wait(
-    common: Common, job: JobId, interval: float, timeout: float | None, max_failed_items: int | None
-) -> int:
+def wait(common: Common, job: JobId, limits: WaitLimits) -> int:
     """Wait until every task of JOB has ended.
 
     Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
     again. Exits with 1 if tasks failed, or if no worker is left while tasks remain.
     """
     with common.services() as services:
-        found = wait_until_finished(services, job, interval=interval, timeout=timeout)
-    return report_wait(common, found, max_failed_items)
+        found = wait_for(services, job, limits)
+    return report_wait(common, found, limits)
 
 
-@click.command(epilog="\b\nExample:\n  slurmctl watch flights-2013 --interval 5")
+@command("slurmctl watch flights-2013 --interval 5")
 @job_argument
 @wait_limits
-@common_options
-def watch(
-    common: Common, job: JobId, interval: float, timeout: float | None, max_failed_items: int | None
-) -> int:
+def watch(common: Common, job: JobId, limits: WaitLimits) -> int:
     """Show JOB live: progress, workers, failures, nodes, slow tasks, limits, events.
 
     Ctrl-C leaves the display, with exit code 130; the job continues. When the job ends, watch
@@ -109,13 +104,11 @@ def watch(
         try:
             live = sys.stdout.isatty() and not common.as_json
             with _screen(services, job) if live else nullcontext() as shown:
-                status = wait_until_finished(
-                    services, job, interval=interval, timeout=timeout, show=shown
-                )
+                status = wait_for(services, job, limits, shown)
         except KeyboardInterrupt:
             say(f"{job} continues; to watch it again: slurmctl watch {job}")
             return ExitCode.INTERRUPTED
-    return report_wait(common, status, max_failed_items)
+    return report_wait(common, status, limits)
 
 
 def _worker_failures(services: Services, job: JobId) -> list[WorkerFailure] | None:

@@ -5,15 +5,15 @@ A query costs a few reads of the table and one squeue: see `coordinator.watcher`
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
-
-import click
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.options import Common, number
+from airflow_slurm_provider.cli.options import Common, count, seconds
 from airflow_slurm_provider.cli.rendering.fields import waited_fields
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from slurm_worker.errors import ServiceError
@@ -24,64 +24,58 @@ if TYPE_CHECKING:
     from airflow_slurm_provider.coordinator.services import Services
     from airflow_slurm_provider.coordinator.status.progress import JobStatus
 
-F = TypeVar("F", bound=Callable[..., int])
-
 FIRST_INTERVAL_S = 1.0
 GROWTH = 1.5
 #: Status queries in a row that may fail because a service is away, before the wait gives up.
 TOLERATED_FAILURES = 5
 
 
-def wait_options(function: F) -> F:
-    """Give a command ``--wait`` and the options of `wait_limits`."""
-    return click.option("--wait", is_flag=True, help="Wait until every task has ended.")(
-        wait_limits(function)
-    )
+@dataclass(frozen=True, slots=True)
+class WaitLimits:
+    """The options of a wait."""
+
+    interval_s: float  #: longest time between two status queries; the first pauses are shorter
+    timeout_s: float | None = None
+    max_failed_items: int | None = None
 
 
-def wait_limits(function: F) -> F:
-    """Give a command ``--interval``, ``--timeout`` and ``--max-failed-items``."""
-    interval = number(
-        "--interval",
-        click.FloatRange(min=0.1),
-        "Longest time between two status queries while waiting.",
-        10.0,
+def wait_limits(function: Callable[..., int]) -> Callable[..., int]:
+    """Give a command ``--interval``, ``--timeout`` and ``--max-failed-items`` as its `limits`."""
+    most_failed = "Exit with 1 if more items than this have failed. Default: no limit."
+
+    @seconds(
+        "--interval", "Longest time between two status queries while waiting.", 10.0, least=0.1
     )
-    timeout = number(
-        "--timeout",
-        click.FloatRange(min=0),
-        "Stop waiting after this time, with exit code 3. The job continues.",
-    )
-    most_failed = number(
-        "--max-failed-items",
-        click.IntRange(min=0),
-        "Exit with 1 if more items than this have failed. Default: no limit.",
-    )
-    return interval(timeout(most_failed(function)))
+    @seconds("--timeout", "Stop waiting after this time, with exit code 3. The job continues.")
+    @count("--max-failed-items", most_failed, least=0)
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> int:
+        names = ("interval", "timeout", "max_failed_items")
+        limits = WaitLimits(*(options.pop(name) for name in names))
+        return function(*args, limits=limits, **options)
+
+    return run
 
 
-def wait_until_finished(
+def wait_for(
     services: Services,
     job_id: JobId,
-    *,
-    interval: float,
-    timeout: float | None,
+    limits: WaitLimits,
     show: Callable[[JobStatus], None] | None = None,
 ) -> JobStatus:
     """Poll until every task has ended, or until there is a problem that waiting can't fix.
 
-    Times are in seconds. The first pauses are shorter than `interval`. Without `show`, the status
-    is a bar or lines on stderr.
+    Without `show`, the status is a bar or lines on stderr.
 
     Raises:
         ServiceError: if the time is up, a service is away at the first query, or stays away.
     """
     from airflow_slurm_provider.coordinator.watcher import Watcher
 
-    clock = services.clock
+    clock, timeout_s = services.clock, limits.timeout_s
     watcher = Watcher(services, job_id, say, clock=clock.boot_time, report_progress=False)
-    deadline = None if timeout is None else clock.boot_time() + timeout
-    pause, failures = min(FIRST_INTERVAL_S, interval), TOLERATED_FAILURES
+    deadline = None if timeout_s is None else clock.boot_time() + timeout_s
+    pause, failures = min(FIRST_INTERVAL_S, limits.interval_s), TOLERATED_FAILURES
     with nullcontext(show) if show else _shown() as show_status:
         while True:
             try:
@@ -98,17 +92,17 @@ def wait_until_finished(
                     return status
             if deadline is not None and clock.boot_time() + pause > deadline:
                 raise ServiceError(
-                    f"{job_id}: not finished after {timeout:g} s; the job continues; "
+                    f"{job_id}: not finished after {timeout_s:g} s; the job continues; "
                     f"to wait again: slurmctl wait {job_id}"
                 )
             clock.sleep(pause)
-            pause = min(pause * GROWTH, interval)
+            pause = min(pause * GROWTH, limits.interval_s)
 
 
 def report_wait(
     common: Common,
     status: JobStatus,
-    max_failed_items: int | None,
+    limits: WaitLimits,
     document: Mapping[str, object] | None = None,
     fields: Fields = (),
 ) -> int:
@@ -123,8 +117,9 @@ def report_wait(
     tasks = status.progress.tasks
     gave_up = tasks.get(TaskState.FAILED.value, 0) + tasks.get(TaskState.QUARANTINED.value, 0)
     failed = sum(status.progress.failed.values())
-    if max_failed_items is not None and failed > max_failed_items:
-        say(f"--max-failed-items: {failed:,} items failed; the limit is {max_failed_items:,}")
+    most = limits.max_failed_items
+    if most is not None and failed > most:
+        say(f"--max-failed-items: {failed:,} items failed; the limit is {most:,}")
         return ExitCode.JOB_FAILED
     return ExitCode.JOB_FAILED if status.problem or gave_up else ExitCode.OK
 

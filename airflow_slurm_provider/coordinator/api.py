@@ -1,4 +1,4 @@
-"""The verbs that every face calls: submit, progress, poll, retry, aggregate.
+"""The verbs that every face calls: submit, resubmit, retry, aggregate.
 
 `submission/control.py` has those that control a running job: pause, resume, cancel.
 
@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,14 +24,16 @@ from airflow_slurm_provider.coordinator.planning.planner import Planner
 from airflow_slurm_provider.coordinator.planning.retry_round import RetryPlan, RetryRequest
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
-from airflow_slurm_provider.coordinator.status import progress as progress_of
-from airflow_slurm_provider.coordinator.status.dead_workers import (
-    WorkerFailure,
-    attribute_failures,
-    find_worker_failures,
+from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
+from airflow_slurm_provider.coordinator.status.progress import (
+    Progress,
+    check_running,
+    latest,
+    of_round,
+    open_round_of,
+    read_progress,
+    tasks_of,
 )
-from airflow_slurm_provider.coordinator.status.failures import cured_by_class
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress, check_running
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import (
     VerbResult,
@@ -64,11 +67,9 @@ class RetryResult(VerbResult):
     """The result of `retry`."""
 
     round: int | None  #: the new round's number; None if there was nothing to retry
-    #: Items in it by the error class of their failure
-    items: dict[str, int] = field(default_factory=dict)
+    items: dict[str, int] = field(default_factory=dict)  #: in it, by error class
     tasks: int = 0  #: failed tasks that were put back
-    #: Items that are not retried, by error class
-    given_up: dict[str, int] = field(default_factory=dict)
+    given_up: dict[str, int] = field(default_factory=dict)  #: items not retried, by error class
     reattached: bool = False  #: an earlier call has planned and submitted this round
 
 
@@ -98,7 +99,7 @@ def submit(
         jobs.open(1)
     job = jobs.get()
     # A retry round has workers of its own, with its options; until then it is the first round.
-    retried = None if job.rounds < 2 else progress_of.open_round_of(job, jobs.rounds())
+    retried = None if job.rounds < 2 else open_round_of(job, jobs.rounds())
     round_row = retried or first
     workers = _submit_with(services, planned, job, round_row, log)
     if not workers.reattached:
@@ -115,54 +116,34 @@ def submit(
     )
 
 
-def progress(services: Services, job_id: JobId) -> Progress:
-    """How far the job is."""
-    return progress_of.read_progress(services, job_id)
-
-
-def poll(services: Services, job_id: JobId) -> JobStatus:
-    """The job's status, for a wait."""
-    return progress_of.read_status(services, job_id)
-
-
 def resubmit(
     services: Services, job_id: JobId, *, max_resubmits: int, log: Log, actor: str = "slurmctl"
 ) -> Workers | None:
     """New workers for a job whose workers have ended and left tasks.
 
-    The latest round may get new workers `max_resubmits` times.
-
-    Returns:
-        The round's workers; None if it had new ones `max_resubmits` times already, or if the
-        workers were cancelled.
+    None if the latest round had new ones `max_resubmits` times already, or if its workers were
+    cancelled.
     """
     jobs = services.jobs(job_id)
     job, rounds = jobs.get(), jobs.rounds()
     spec = spec_store.read_spec(services, job)
-    round_row = progress_of.open_round_of(job, rounds) or rounds[-1]
-    submissions = progress_of.of_round(jobs.submissions(), round_row.number)
+    round_row = open_round_of(job, rounds) or rounds[-1]
+    submissions = of_round(jobs.submissions(), round_row.number)
     # A submission that was refused or interrupted does not count: it is carried out now.
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
     if sum(not row.requested for row in made) > max_resubmits:
         return None
-    actor_of_cancel = _cancelled_by(jobs, submissions)
-    if actor_of_cancel:
-        log(f"the workers were cancelled by {actor_of_cancel}; they are not replaced")
+    if canceller := _cancelled_by(jobs, submissions):
+        log(f"the workers were cancelled by {canceller}; they are not replaced")
         return None
-    tasks = progress_of.tasks_of(round_row)
     try:
-        workers = ensure_workers(services, spec, job, round_row, tasks, log)
+        workers = ensure_workers(services, spec, job, round_row, tasks_of(round_row), log)
     except SubmissionCancelledError as error:
         log(f"{error}")
         return None
     if not workers.reattached:
         audit_workers(services, job_id, workers, actor)
     return workers
-
-
-def worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
-    """The job's workers that died: why, and which tasks they held."""
-    return find_worker_failures(services, job_id)
 
 
 def plan_retry(
@@ -196,15 +177,9 @@ def retry(
 
     Two calls at the same time make one round. So does a call after one that was interrupted.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        classes: error classes to retry; by the retry policy if None.
-        policy: rules that override the job's own, by error class.
-        only: keys of the items to retry; all items of the classes if None.
-        max_items: a round of more items than this is not started.
-        log: gets a line per step.
-        actor: the name in the audit log.
+    Without `classes`, the retry policy decides which error classes are retried. The rules in
+    `policy` override the job's own. `only` has the keys of the items to retry; None for all. A
+    round of more than `max_items` items is not started.
 
     Raises:
         UserError: if a class or a rule is wrong, or if the first round is not complete.
@@ -216,12 +191,11 @@ def retry(
     last = _last_planned(job_id, rounds)
     attribute_failures(services, job_id)
     unfinished = _unfinished_retry(jobs, last)
-    if unfinished is None and not (state := progress(services, job_id)).complete:
-        newest = jobs.rounds()[-1]
-        if newest.number == last.number:
+    if unfinished is None and not (state := read_progress(services, job_id)).complete:
+        # Another call may have started a round since.
+        unfinished = jobs.rounds()[-1]
+        if unfinished.number == last.number:
             return _still_running(jobs, job, state, last)
-        # Another call has started a round since.
-        unfinished = newest
     if unfinished is not None:
         return _finish_retry(services, spec, job, unfinished, log, actor)
     # Plan with the rounds that were read before the job was seen complete: if another call starts
@@ -245,18 +219,10 @@ def retry(
     return _finish_retry(services, spec, job, started, log, actor)
 
 
-def cured(services: Services, job_id: JobId) -> dict[str, int]:
-    """Failures that the job's retries have fixed, by error class."""
-    return dict(cured_by_class(services, job_id))
-
-
 def aggregate(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> dict[str, Any]:
-    """Publish the job's dataset.
-
-    Returns:
-        Its manifest, with the addresses of the version's folder (`dataset`) and of the manifest.
+    """Publish the job's dataset; return its manifest, with the version's folder as `dataset`.
 
     Raises:
         UserError: if the job is not complete, or if a part has changed since it was committed.
@@ -267,15 +233,12 @@ def aggregate(
     jobs = services.jobs(job_id)
     spec = spec_store.read_spec(services, jobs.get())
     dataset.check_complete(services, job_id)
-    manifest = dataset.merge(services, spec, log).to_dict()
+    manifest = dataset.merge(services, spec, log)
     summary = {name: manifest[name] for name in ("items", "ok", "rows")}
     jobs.audit(actor, "published", cast("dict[str, Value]", summary))
-    bucket, paths = services.site.bucket, services.paths(job_id)
-    return {
-        **manifest,
-        "dataset": f"s3://{bucket}/{manifest['folder']}",
-        "manifest": f"s3://{bucket}/{paths.manifest}",
-    }
+    top = f"s3://{services.site.bucket}/"
+    own = services.paths(job_id).manifest
+    return {**manifest, "dataset": top + manifest["folder"], "manifest": top + own}
 
 
 def merges_where(services: Services, job_id: JobId) -> str:
@@ -286,10 +249,9 @@ def merges_where(services: Services, job_id: JobId) -> str:
 def merge_on_nodes(
     services: Services, job_id: JobId, *, log: Log, actor: str = "slurmctl"
 ) -> SubmitResult | None:
-    """Start merging the job's parts on the cluster; call `aggregate` to publish when it is done.
+    """Start a job that merges the parts on the cluster; None if there is nothing to merge.
 
-    Returns:
-        The job that merges; None if there is nothing to merge.
+    Call `aggregate` to publish when it is done.
 
     Raises:
         UserError: if the job is not complete, or if its dataset is to be sorted.
@@ -303,22 +265,14 @@ def merge_on_nodes(
         return None if config is None else submit(services, config, log=log, actor=actor)
 
 
-# --- steps of submit ----------------------------------------------------------------
-
-
 def _submit_with(
-    services: Services,
-    planned: PlannedJob,
-    job: JobRow,
-    round_row: RoundRow,
-    log: Log,
+    services: Services, planned: PlannedJob, job: JobRow, round_row: RoundRow, log: Log
 ) -> Workers:
     """Workers with the planned spec, which becomes the job's when Slurm has accepted it."""
-    changed = planned.digest != job.config
-    tasks = progress_of.tasks_of(round_row)
-    job = replace(job, config=planned.digest)
-    workers = ensure_workers(services, planned.spec, job, round_row, tasks, log)
-    if changed:
+    with_config = replace(job, config=planned.digest)
+    tasks = tasks_of(round_row)
+    workers = ensure_workers(services, planned.spec, with_config, round_row, tasks, log)
+    if with_config != job:
         # Only now: if Slurm refuses the options, later workers must not get them.
         services.jobs(job.job).set_config(planned.digest)
         log(
@@ -330,21 +284,17 @@ def _submit_with(
 
 def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
     """Who has cancelled the workers since the last were submitted; empty if nobody has."""
-    last = progress_of.latest(submissions)
+    last = latest(submissions)
     if last is None or not last.empty:
         return ""
     cancelled = [event.actor for event in jobs.events() if event.action == "cancelled"]
     return cancelled[-1] if cancelled else "somebody"
 
 
-# --- steps of retry -----------------------------------------------------------------
-
-
 def _last_planned(job_id: JobId, rounds: list[RoundRow]) -> RoundRow:
-    last = rounds[-1] if rounds else None
-    if last is None or (last.number == 0 and last.state is RoundState.PLANNING):
+    if not rounds or (rounds[-1].number == 0 and rounds[-1].state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
-    return last
+    return rounds[-1]
 
 
 def _unfinished_retry(jobs: JobTable, last: RoundRow) -> RoundRow | None:
@@ -363,14 +313,9 @@ def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow)
             f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} unfinished tasks; "
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
-    submission = progress_of.latest(jobs.submissions())
-    return RetryResult(
-        state.job_id,
-        last.number,
-        items=last.retried,
-        slurm_job_ids=submission.slurm_job_ids if submission else (),
-        reattached=True,
-    )
+    submission = latest(jobs.submissions())
+    ids = submission.slurm_job_ids if submission else ()
+    return RetryResult(state.job_id, last.number, last.retried, reattached=True, slurm_job_ids=ids)
 
 
 def _finish_retry(
@@ -381,27 +326,20 @@ def _finish_retry(
     number = round_row.number
     only = retry_round.load_keys(services, spec.id, round_row.only)
     selector = retry_round.Selector(round_row.selector, only)
-    items = retry_round.failed_items(services, job, jobs.rounds()[:number], selector)
-    planned = Planner(services.store(spec.id), tasks, jobs, log).plan(
+    drafts, store = [row.draft for row in jobs.rounds()[:number]], services.store(spec.id)
+    items = retry_round.FailedItems(store, selector, drafts, tasks)
+    planned = Planner(store, tasks, jobs, log).plan(
         round_row, items, bundle_of(spec), retried=lambda: dict(items.retried)
     )
-    put_back = open_round(
-        jobs, tasks, number, lambda: retry_round.failed_tasks(services, job.job, selector)
-    )
-    if put_back:
+    failed = partial(retry_round.failed_tasks, services, job.job, selector)
+    if put_back := open_round(jobs, tasks, number, failed):
         log(f"put {put_back:,} failed tasks back")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
-    result = RetryResult(
-        job_id=spec.id,
-        round=number,
-        items=dict(planned.retried),
-        tasks=back,
-        given_up=dict(items.given_up),
-        slurm_job_ids=workers.slurm_job_ids,
-        reattached=workers.reattached,
-    )
-    if not workers.reattached:
+    retried, given_up = dict(planned.retried), dict(items.given_up)
+    ids, reattached = workers.slurm_job_ids, workers.reattached
+    result = RetryResult(spec.id, number, retried, back, given_up, reattached, slurm_job_ids=ids)
+    if not reattached:
         detail = {**result.to_dict(), "config": job.config}
         jobs.audit(actor, "retried", cast("dict[str, Value]", detail))
         audit_workers(services, spec.id, workers, actor)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +21,17 @@ from airflow_slurm_provider.coordinator.planning.inline_items import put_items
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker import aggregate as aggregation
+from slurm_worker.aggregate import AggregateOptions, DataFile, RoundSummary, aggregate, split
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id
+from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.results.parts import lines_of
 
 _MODULE = "merging"
 _CODE = "from slurm_worker.aggregate.node import merge_file\n"
 _LOCAL = {"schema_", "where", "workers", "slurm", "requirements"}
+_Inputs = tuple[ObjectStore, JobPaths, list[RoundSummary], AggregateOptions, Path]
 
 
 def check_complete(services: Services, job_id: JobId) -> None:
@@ -39,18 +44,10 @@ def check_complete(services: Services, job_id: JobId) -> None:
         )
 
 
-def merge(services: Services, spec: JobSpec, log: Log) -> aggregation.Manifest:
-    """Merge the files that were not merged on the nodes, and publish."""
-    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
-        return aggregation.aggregate(
-            services.objects,
-            services.paths(spec.id),
-            _expected(services, spec.id),
-            _options(spec),
-            Path(scratch),
-            log,
-            partial(_made_on_nodes, services, spec.id),
-        )
+def merge(services: Services, spec: JobSpec, log: Log) -> dict[str, Any]:
+    """Merge the files that were not merged on the nodes; publish and return the manifest."""
+    with _inputs(services, spec) as inputs:
+        return aggregate(*inputs, log, partial(_made_on_nodes, services, spec.id)).to_dict()
 
 
 def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | None:
@@ -62,19 +59,12 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | N
     Raises:
         UserError: if the dataset is to be sorted, or the job's id is too long for another.
     """
-    paths = services.paths(spec.id)
-    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
-        split = aggregation.split(
-            services.objects,
-            paths,
-            _expected(services, spec.id),
-            _options(spec),
-            Path(scratch),
-        )
-    if split is None or not split.items:
+    with _inputs(services, spec) as inputs:
+        work = split(*inputs)
+    if work is None or not work.items:
         # There is nothing to merge; the coordinator publishes without the nodes.
         return None
-    name = merge_job_id(spec.id, split.inputs)
+    name = merge_job_id(spec.id, work.inputs)
     requirements = spec.aggregate.requirements
     if requirements is None:
         requirements = (f"pyarrow=={version('pyarrow')}",)
@@ -85,46 +75,41 @@ def plan_on_nodes(services: Services, spec: JobSpec, folder: Path) -> Config | N
         handler["requirements"] = "requirements.txt"
     raw = {
         "job_id": name,
-        "input": put_items(services, name, split.items, "id"),
+        "input": put_items(services, name, work.items, "id"),
         "bundle": 1,
-        "workers": min(spec.aggregate.workers, len(split.items)),
-        "handler": {**handler, "params": {**split.params, "bucket": services.site.bucket}},
+        "workers": min(spec.aggregate.workers, len(work.items)),
+        "handler": {**handler, "params": {**work.params, "bucket": services.site.bucket}},
         "slurm": {**spec.slurm, **spec.aggregate.slurm},
         "lease": spec.lease.model_dump(),
     }
     return parse_config(raw, raw)
 
 
-def _made_on_nodes(
-    services: Services, job_id: JobId, inputs: str
-) -> dict[str, aggregation.DataFile]:
+def _made_on_nodes(services: Services, job_id: JobId, inputs: str) -> dict[str, DataFile]:
     """The files that a job on the nodes has merged from these inputs."""
     try:
-        name = check_job_id(merge_job_id(job_id, inputs))
+        store = services.store(check_job_id(merge_job_id(job_id, inputs)))
     except UserError:
         return {}
-    found: dict[str, aggregation.DataFile] = {}
-    store = services.store(name)
-    for marker in store.markers():
-        for part in marker.parts:
-            if part.kind == "rows":
-                for line in lines_of(store.read_part(part), part.key).splitlines():
-                    row = json.loads(line)
-                    file = aggregation.DataFile(row["key"], row["rows"], row["size"], row["sha256"])
-                    found[file.key.rpartition("/")[2]] = file
+    parts = (part for marker in store.markers() for part in marker.parts if part.kind == "rows")
+    found: dict[str, DataFile] = {}
+    for part in parts:
+        for line in lines_of(store.read_part(part), part.key).splitlines():
+            row = json.loads(line)
+            file = DataFile(row["key"], row["rows"], row["size"], row["sha256"])
+            found[file.key.rpartition("/")[2]] = file
     return found
 
 
-def _expected(services: Services, job_id: JobId) -> list[aggregation.RoundSummary]:
-    jobs = services.jobs(job_id)
+@contextmanager
+def _inputs(services: Services, spec: JobSpec) -> Iterator[_Inputs]:
+    """The first arguments of `aggregate` and `split`; scratch is removed at the end."""
+    jobs = services.jobs(spec.id)
     table = services.tasks(jobs.get())
-    return [
-        aggregation.RoundSummary(row.number, row.tasks, row.items, row.draft, table)
-        for row in jobs.rounds()
+    rounds = [
+        RoundSummary(row.number, row.tasks, row.items, row.draft, table) for row in jobs.rounds()
     ]
-
-
-def _options(spec: JobSpec) -> aggregation.AggregateOptions:
-    return aggregation.AggregateOptions(
-        schema=spec.aggregate.schema_, **spec.aggregate.model_dump(exclude=_LOCAL)
-    )
+    layout = spec.aggregate.model_dump(exclude=_LOCAL)
+    options = AggregateOptions(schema=spec.aggregate.schema_, **layout)
+    with tempfile.TemporaryDirectory(prefix="airflow-slurm-aggregate-") as scratch:
+        yield services.objects, services.paths(spec.id), rounds, options, Path(scratch)

@@ -1,7 +1,4 @@
-"""What a coordinator works with: the table, the bucket, the cluster, a clock.
-
-`open_services` makes them for every face, and nothing else does.
-"""
+"""What a coordinator works with: the table, the bucket, the cluster, a clock."""
 
 from __future__ import annotations
 
@@ -61,22 +58,19 @@ class Services:
     clock: Clock
     bucket: Callable[[str], ObjectStore]
     sts: Callable[[], Any]
-    #: Queries that all waits in this process share; without it, each wait queries alone
-    shared: SharedPolling | None = None
+    shared: SharedPolling | None = None  #: None if each wait queries alone
     poll_s: float = 0.0  #: seconds between two queries of this wait
     #: By job, what the readers of its rows remember of the last query
     readers: TTLCache[Any] = field(default_factory=TTLCache)
-    #: Makes a client for alerts in a region; None if none can be made
-    sns: Callable[[str], Any] | None = None
-    #: Gives the credentials that this process uses for AWS; None if it has none
-    credentials: Callable[[], Any] = lambda: None
+    sns: Callable[[str], Any] | None = None  #: makes a client for alerts in a region
+    credentials: Callable[[], Any] = lambda: None  #: this process's, for AWS; None if it has none
     #: By bucket, whether the store heeds ``If-None-Match``; see `conditional_put`
     conditional: dict[str, bool] = field(default_factory=dict)
 
     def conditional_put(self) -> bool:
         """Whether the store refuses to create an object twice.
 
-        This object tests the store once: with one request, or two in the first process of a site.
+        It is tested once: with one request, or two in the first process of a site.
         """
         bucket = self.site.bucket
         if bucket not in self.conditional:
@@ -120,17 +114,10 @@ def open_services(
     shared: SharedPolling | None = None,
     poll_s: float = 0.0,
 ) -> Services:
-    """Open the edges of a site; connections are made when first used.
+    """Open the edges of a site, for every face; connections are made when first used.
 
-    Args:
-        site: names the table, the bucket and the cluster.
-        session: credentials; by default the standard chain with the site's profile.
-        slurm: a client to share; by default a new one with the site's transport.
-        shared: see `Services`.
-        poll_s: see `Services`.
-
-    Raises:
-        UserError: if the profile or the region does not exist.
+    By default, `session` is that of `open_session`, and `slurm` a new client with the site's
+    transport. For `shared` and `poll_s` see `Services`.
     """
     chosen = session or open_session(site)
     s3 = s3_client(chosen, site.aws.s3_endpoint_url)
@@ -171,12 +158,12 @@ def open_transport(
         return LocalTransport()
     if cluster.transport == "embedded":
         return EmbeddedTransport(cluster.embedded_dir or "~/.airflow-slurm/embedded")
-    return OnFirstUse(lambda: _ssh(cluster, connect))
 
+    def over_ssh() -> Transport:
+        # Importing paramiko takes a tenth of the time of a command that needs AWS alone.
+        from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
 
-def _ssh(cluster: ClusterSite, connect: Callable[[], paramiko.SSHClient] | None) -> Transport:
-    # Importing paramiko takes a tenth of the time of a command that needs AWS alone.
-    from airflow_slurm_provider.slurm.ssh import SshTransport, open_paramiko
+        login = (cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts)
+        return SshTransport(connect or (lambda: open_paramiko(*login)))
 
-    site = (cluster.host, cluster.port, cluster.user, cluster.key_file, cluster.known_hosts)
-    return SshTransport(connect or (lambda: open_paramiko(*site)))
+    return OnFirstUse(over_ssh)

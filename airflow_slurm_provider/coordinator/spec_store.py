@@ -17,9 +17,8 @@ from slurm_worker.protocol.job_rows import JobRow
 
 def store_spec(services: Services, spec: JobSpec, shards: int, code_sha256: str) -> str:
     """Put the resolved configuration of a spec on S3; return the digest of its document."""
-    resolved = spec.resolve(
-        services.site, shards, code_sha256, conditional_put=services.conditional_put()
-    )
+    conditional = services.conditional_put()
+    resolved = spec.resolve(services.site, shards, code_sha256, conditional_put=conditional)
     return _put_document(services, spec, resolved)
 
 
@@ -51,8 +50,7 @@ def config_document(spec: JobSpec, resolved: JobConfig) -> tuple[str, bytes]:
 
 def _read_document(services: Services, job: JobRow) -> bytes:
     key = services.paths(job.job).config(job.config)
-    document = services.objects.get(key)
-    if document is None:
+    if (document := services.objects.get(key)) is None:
         raise ServiceError(f"{key} is missing", "submit the job again")
     return document
 

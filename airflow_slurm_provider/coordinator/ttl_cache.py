@@ -23,10 +23,8 @@ class _Entry(Generic[T]):
 class TTLCache(Generic[T]):
     """Answers by key. Each is queried once, however many threads want it at the same time.
 
-    Args:
-        keep_s: an answer that nobody has wanted for so many seconds is dropped.
-        most: answers that are kept; the one that was wanted longest ago is dropped first.
-        clock: seconds.
+    An answer that nobody has wanted for `keep_s` seconds is dropped. Of more than `most` answers,
+    those that were wanted longest ago are dropped first.
     """
 
     def __init__(
@@ -37,9 +35,7 @@ class TTLCache(Generic[T]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
-        self._entries: cachetools.TTLCache[Hashable, _Entry[T]] = cachetools.TTLCache(
-            most, keep_s, clock
-        )
+        self._entries = cachetools.TTLCache[Hashable, _Entry[T]](most, keep_s, clock)
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, max_age_s: float, query: Callable[[], T]) -> T:

@@ -13,12 +13,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyMonitor
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert
+from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words, read_output
-from airflow_slurm_provider.coordinator.status.progress import JobStatus, current_arrays
+from airflow_slurm_provider.coordinator.status.progress import (
+    JobStatus,
+    current_arrays,
+    read_status,
+)
 from airflow_slurm_provider.coordinator.submission.credentials import RENEW_AFTER_S, put_credentials
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -33,15 +42,8 @@ _EXPECTED = (ErrorClass.PREEMPTED, ErrorClass.CANCELLED)
 class Watcher:
     """Polls a job; one per waiting task.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: gets each new line.
-        max_resubmissions: arrays of new workers that a round may get when its workers are
-            gone and tasks are left.
-        actor: the name of the waiting user in the audit log.
-        clock: seconds.
-        report_progress: log the progress, too.
+    A round gets up to `max_resubmissions` arrays of new workers, when its workers are gone and
+    tasks are left. `actor` is the name of the waiting user in the audit log.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Watcher:
         )
         self._last_line = ""
         self._ended: dict[str, int] = {}
-        self._reported: set[tuple[str, int]] | None = None
+        self._reported: set[str] | None = None
         self._renewed = float("-inf")
         #: Reported workers that died, by error class.
         self.lost: Counter[str] = Counter()
@@ -80,7 +82,7 @@ class Watcher:
             ServiceError: if the table or the cluster can't be reached.
             UserError: if there is no such job.
         """
-        status = api.poll(self._services, self._job_id)
+        status = read_status(self._services, self._job_id)
         line = status.progress.line()
         if line != self._last_line and self._report_progress:
             self._last_line = line
@@ -98,7 +100,7 @@ class Watcher:
 
     def take_alerts(self) -> list[Alert]:
         """Alerts that this watcher has raised since the last call."""
-        taken = list(self._alerts)
+        taken = self._alerts.copy()
         self._alerts.clear()
         return taken
 
@@ -116,14 +118,11 @@ class Watcher:
         if self._max_resubmissions < 1:
             return False
         self._log(status.problem)
-        array = api.resubmit(
-            self._services,
-            self._job_id,
-            max_resubmits=self._max_resubmissions,
-            log=self._log,
-            actor=self._actor,
+        most, log, actor = self._max_resubmissions, self._log, self._actor
+        workers = api.resubmit(
+            self._services, self._job_id, max_resubmits=most, log=log, actor=actor
         )
-        return array is not None
+        return workers is not None
 
     def _report_failures(self, status: JobStatus) -> None:
         """Log workers that died, when the array's state shows new ones, and at the end."""
@@ -131,7 +130,7 @@ class Watcher:
         if ended == self._ended and not status.finished:
             return
         try:
-            failures = api.worker_failures(self._services, self._job_id)
+            failures = find_worker_failures(self._services, self._job_id)
             if failures and self._reported is None:
                 self._reported = self._report_earlier(failures)
         except ServiceError as error:
@@ -142,8 +141,8 @@ class Watcher:
             return  # nobody has died
         if status.finished:
             attribute_failures(self._services, self._job_id)
-        new = [failure for failure in failures if failure.start not in self._reported]
-        self._reported.update(failure.start for failure in new)
+        new = [failure for failure in failures if failure.worker not in self._reported]
+        self._reported.update(failure.worker for failure in new)
         self.lost.update(failure.error_class.value for failure in new)
         shown = [failure for failure in new if failure.error_class not in _EXPECTED][:_TAILS]
         words = ""
@@ -152,7 +151,7 @@ class Watcher:
             if failure in shown:
                 words = self._report_output(failure, words)
 
-    def _report_earlier(self, failures: list[WorkerFailure]) -> set[tuple[str, int]]:
+    def _report_earlier(self, failures: list[WorkerFailure]) -> set[str]:
         """Log in one line the workers that had died before the current ones were submitted."""
         standing = current_arrays(self._services.jobs(self._job_id).submissions())
         earlier = [failure for failure in failures if failure.array not in standing]
@@ -164,7 +163,7 @@ class Watcher:
                 f"{len(earlier):,} workers of earlier arrays had died ({counts}); slurmctl status "
                 f"{self._job_id} lists them"
             )
-        return {failure.start for failure in earlier}
+        return {failure.worker for failure in earlier}
 
     def _report_item_failures(self) -> None:
         try:

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated
 
-from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
 
-from airflow_slurm_provider.coordinator.anomalies import Alert
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert
+from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.logs import Selection, as_text, read_logs
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
-from airflow_slurm_provider.coordinator.status.snapshot import task_row
-from airflow_slurm_provider.dashboard import models, pagination, views
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from airflow_slurm_provider.dashboard import models, views
 from airflow_slurm_provider.dashboard.dependencies import PROBLEMS, Job, Reader, Site, Task
-from airflow_slurm_provider.dashboard.task_logs import read_task_log
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_rows import AuditEvent
-from slurm_worker.protocol.keys import JobId, TaskId, TaskState
+from slurm_worker.protocol.keys import TaskId, TaskState, shard_of
 from slurm_worker.protocol.tasks import TaskRow
 
 #: Number of the newest jobs on the page of all anomalies.
 _ANOMALY_JOBS = 20
+_MOST_LOG_LINES = 1_000
+#: Queries of the table for one page of tasks at most, however few rows match, and rows of each.
+_MOST_QUERIES = 8
+_ROWS_PER_QUERY = 250
+_IN_SNAPSHOT = {TaskState.LEASED, TaskState.FAILED, TaskState.QUARANTINED}
 
 router = APIRouter(prefix="/api", responses=PROBLEMS)
+
+
+def task_of(site: Site, job: Job, task: Task) -> TaskRow:
+    """The task's row; 404 where the job has no such task."""
+    row = site.services.tasks(site.services.jobs(job).get()).find(TaskId(task))
+    if row is None:
+        raise HTTPException(404, f"task: {job!r} has no task {task!r}")
+    return row
+
+
+Row = Annotated[TaskRow, Depends(task_of)]
 
 
 @router.get("/jobs")
@@ -31,61 +49,43 @@ def list_jobs(
 ) -> models.JobList:
     """Jobs and how far they are, the newest first."""
     found, more = site.newest(offset, limit)
-    return models.JobList(
-        jobs=[views.job_summary(snapshot) for snapshot in found], offset=offset, more=more
-    )
+    jobs = [views.job_summary(snapshot) for snapshot in found]
+    return models.JobList(jobs=jobs, offset=offset, more=more)
 
 
 @router.get("/jobs/{job}")
 def get_job(site: Site, job: Job) -> models.JobDetail:
     """A job with everything that the table has on it."""
-    job_id = JobId(job)
-    return views.job_detail(site.snapshot(job_id), site.submissions(job_id), site.events(job_id))
+    return views.job_detail(site.snapshot(job), site.submissions(job), site.events(job))
 
 
 @router.get("/jobs/{job}/workers")
-def get_workers(site: Site, job: Job) -> models.Workers:
+def get_workers(site: Site, job: Job) -> models.WorkersView:
     """Workers as Slurm shows them, and what they have done; also when Slurm can't be reached."""
-    job_id = JobId(job)
-    snapshot = site.snapshot(job_id)
-    problem, array = "", None
+    snapshot, problem, array = site.snapshot(job), "", None
     try:
-        array = site.arrays(job_id)
+        array = site.arrays(job)
     except ServiceError as error:
         problem = " ".join(str(error).split())
-    return models.Workers(
-        known=array is not None and not array.unknown,
-        problem=problem,
-        alive=0 if array is None else array.alive,
-        states={} if array is None else array.counts(),
-        slurm_job_ids=[] if array is None else array.slurm_job_id.split(","),
-        nodes=views.nodes(snapshot),
-        workers=views.workers(snapshot),
-        worker_count=len({*snapshot.done.workers, *views.held_by(snapshot)}),
-    )
+    return views.workers(snapshot, array, problem)
 
 
 @router.get("/jobs/{job}/limits")
 def get_limits(site: Site, job: Job) -> list[LimitState]:
     """The job's rate limits and how they are used."""
-    job_id = JobId(job)
-    site.snapshot(job_id)
-    return site.limits(job_id)
+    return site.limits(job)
 
 
 @router.get("/jobs/{job}/cost")
 def get_cost(site: Site, job: Job) -> models.Cost:
     """What the job has cost so far, and what would make it cheaper."""
-    job_id = JobId(job)
-    site.snapshot(job_id)
-    return views.cost(site.cost(job_id))
+    return views.cost(site.cost(job))
 
 
 @router.get("/jobs/{job}/failures")
-def get_failures(site: Site, job: Job) -> list[models.FailureGroup]:
+def get_failures(site: Site, job: Job) -> list[models.FailureGroupView]:
     """Failures by class and message. Reads the parts of failed items, so call it on demand."""
-    groups = site.failures(JobId(job))
-    return [models.FailureGroup.model_validate(group.to_dict()) for group in groups]
+    return [models.FailureGroupView.model_validate(group.to_dict()) for group in site.failures(job)]
 
 
 @router.get("/jobs/{job}/events", response_model=list[models.Event])
@@ -93,17 +93,13 @@ def get_events(
     site: Site, job: Job, limit: Annotated[int, Query(ge=1, le=500)] = 100
 ) -> list[AuditEvent]:
     """The audit log, the newest events first."""
-    job_id = JobId(job)
-    site.snapshot(job_id)
-    return list(site.events(job_id)[: -limit - 1 : -1])
+    return list(site.events(job)[: -limit - 1 : -1])
 
 
 @router.get("/jobs/{job}/anomalies", response_model=list[models.Anomaly])
 def get_job_anomalies(site: Site, job: Job) -> list[Alert]:
     """The job's alerts, the newest first."""
-    job_id = JobId(job)
-    site.snapshot(job_id)
-    return site.alerts(job_id)[::-1]
+    return site.alerts(job)[::-1]
 
 
 @router.get("/anomalies", response_model=list[models.Anomaly])
@@ -124,25 +120,40 @@ def list_tasks(
     ] = "",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> models.TaskList:
-    """A page of tasks, shard by shard."""
-    snapshot = site.snapshot(JobId(job))
-    return pagination.page_of_tasks(site.services, snapshot, state, after, limit)
+    """A page of tasks: a shard's in order, then the next shard's.
+
+    Those that failed or are held come out of the job's snapshot, others by queries of the table.
+    """
+    snapshot, (shard, _, sk) = site.snapshot(job), after.partition(":")
+    place = (int(shard or 0), sk)
+    if state in _IN_SNAPSHOT:
+        rows, following = _tasks_of_snapshot(snapshot, state, place, limit)
+    else:
+        rows, following = _tasks_of_table(site.services, snapshot, state, place, limit)
+    return models.TaskList(tasks=[views.task_summary(row) for row in rows], next=following)
 
 
 @router.get("/jobs/{job}/tasks/{task}")
-def get_task(site: Site, job: Job, task: Task) -> models.TaskDetail:
+def get_task(site: Site, job: Job, row: Row) -> models.TaskDetail:
     """A task's row, its history, and what it committed."""
-    job_id = JobId(job)
-    row = _task_row(site, job_id, task)
-    segment = site.services.paths(job_id).segment(row.round_no, row.where.segment)
-    return views.task_detail(row, site.services.store(job_id).marker(row.task), segment)
+    segment = site.services.paths(job).segment(row.round_no, row.where.segment)
+    return views.task_detail(row, site.services.store(job).marker(row.task), segment)
 
 
 @router.get("/jobs/{job}/tasks/{task}/log")
-def get_task_log(site: Site, job: Job, task: Task) -> models.LogLines:
-    """The log lines about a task. Reads the workers' logs, so call it on demand."""
-    job_id = JobId(job)
-    return read_task_log(site.services, job_id, _task_row(site, job_id, task))
+def get_task_log(site: Site, job: Job, row: Row) -> models.LogLines:
+    """The log lines about a task, worker by worker, those of the latest one last.
+
+    Reads the logs of the workers that have held it, so call it on demand: for each a list per
+    thousand chunks of the job's logs, and a GET for each chunk of its own.
+    """
+    lines = (
+        as_text(line)
+        for worker in workers_of(row)
+        for line in read_logs(site.services, job, Selection(task=row.task, worker=worker))
+    )
+    found = list(itertools.islice(lines, _MOST_LOG_LINES + 1))
+    return models.LogLines(lines=found[:_MOST_LOG_LINES], more=len(found) > _MOST_LOG_LINES)
 
 
 @router.get("/openapi.json", include_in_schema=False)
@@ -152,9 +163,48 @@ def get_openapi(request: Request, _user: Reader) -> dict[str, object]:
     return document
 
 
-def _task_row(site: Site, job_id: JobId, task: str) -> TaskRow:
-    site.snapshot(job_id)
-    row = task_row(site.services, job_id, TaskId(task))
-    if row is None:
-        raise HTTPException(404, f"task: {job_id!r} has no task {task!r}")
-    return row
+def workers_of(row: TaskRow) -> list[str]:
+    """The workers that are known to have held the task, in that order."""
+    named = [name for entry in row.history for name in (entry.worker, entry.previous)]
+    return list(dict.fromkeys(name for name in (*named, row.owner, row.worker) if name))
+
+
+def _tasks_of_snapshot(
+    snapshot: Snapshot, state: TaskState | None, after: tuple[int, str], limit: int
+) -> tuple[list[TaskRow], str]:
+    """A page of tasks, and the next page's `after`; empty at the end."""
+    places = {
+        (shard_of(row.sequence, snapshot.job.shards), row.sk): row
+        for row in (*snapshot.leased, *snapshot.ended)
+        if row.state is state
+    }
+    left = sorted(place for place in places if place > after)
+    shard, sk = left[limit - 1] if len(left) > limit else ("", "")
+    return [places[place] for place in left[:limit]], f"{shard}:{sk}" if sk else ""
+
+
+def _tasks_of_table(
+    services: Services,
+    snapshot: Snapshot,
+    state: TaskState | None,
+    after: tuple[int, str],
+    limit: int,
+) -> tuple[list[TaskRow], str]:
+    """As `_tasks_of_snapshot`."""
+    table = services.tasks(snapshot.job)
+    shard, sk = after
+    found: list[TaskRow] = []
+    size = limit + 1 if state is None else _ROWS_PER_QUERY
+    for _ in range(_MOST_QUERIES):
+        rows = table.page(shard, sk, size)
+        for row in rows:
+            sk = row.sk
+            if state in (None, row.state):
+                found.append(row)
+            if len(found) == limit:
+                return found, f"{shard}:{sk}"
+        if len(rows) < size:
+            shard, sk = shard + 1, ""
+        if shard >= snapshot.job.shards:
+            return found, ""
+    return found, f"{shard}:{sk}"

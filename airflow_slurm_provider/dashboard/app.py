@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from importlib import resources
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -26,8 +26,7 @@ from airflow_slurm_provider import __version__
 from airflow_slurm_provider.dashboard import actions, api, metrics, pages
 from airflow_slurm_provider.dashboard.auth import Guard
 from airflow_slurm_provider.dashboard.cache import NoSuchJobError
-from airflow_slurm_provider.dashboard.dependencies import State, current_user
-from airflow_slurm_provider.dashboard.sites import SitesSource
+from airflow_slurm_provider.dashboard.dependencies import SitesSource, State, current_user
 from slurm_worker.errors import ServiceError, UserError
 
 #: No inline script or style, nothing from elsewhere, framed by pages of the same origin only.
@@ -46,12 +45,7 @@ _HEADERS = {
 
 
 def create_app(sites: SitesSource, guard: Guard) -> FastAPI:
-    """The dashboard, to be served alone or mounted below a path.
-
-    Args:
-        sites: the sites that it shows.
-        guard: decides who may read and who may act.
-    """
+    """The dashboard, to be served alone or mounted below a path."""
     app = FastAPI(
         title="Slurm backfills",
         description="Jobs of airflow-slurm-provider: how far they are, and what is wrong.",
@@ -68,10 +62,8 @@ def create_app(sites: SitesSource, guard: Guard) -> FastAPI:
     static = str(resources.files("airflow_slurm_provider.dashboard") / "static")
     app.mount("/static", StaticFiles(directory=static), name="static")
     app.middleware("http")(_add_headers)
-    app.exception_handler(StarletteHTTPException)(_http_error)
-    app.exception_handler(RequestValidationError)(_wrong_request)
-    app.exception_handler(UserError)(_user_error)
-    app.exception_handler(ServiceError)(_service_error)
+    for error in (StarletteHTTPException, RequestValidationError, UserError, ServiceError):
+        app.exception_handler(error)(_answer_error)
     return app
 
 
@@ -89,28 +81,19 @@ async def _add_headers(
     return response
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException | StarletteHTTPException), "registered for these"
-    detail = str(error.detail or HTTPStatus(error.status_code).phrase)
-    return _problem(request, error.status_code, detail, dict(error.headers or {}))
-
-
-async def _wrong_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError), "registered for these"
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    return _problem(request, 422, f"{where}: {first['msg']}")
-
-
-async def _user_error(request: Request, error: Exception) -> Response:
-    # An unreachable login node is both errors; here it counts as unreachable.
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """The answer to an error that a route has raised; see the table above."""
+    if isinstance(error, StarletteHTTPException):
+        detail = str(error.detail or HTTPStatus(error.status_code).phrase)
+        return _problem(request, error.status_code, detail, dict(error.headers or {}))
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        return _problem(request, 422, f"{where}: {first['msg']}")
+    # An unreachable login node is a UserError too; here it counts as unreachable.
     if isinstance(error, ServiceError):
-        return await _service_error(request, error)
+        return _problem(request, 503, str(error), {"Retry-After": "5"})
     return _problem(request, 404 if isinstance(error, NoSuchJobError) else 400, str(error))
-
-
-async def _service_error(request: Request, error: Exception) -> Response:
-    return _problem(request, 503, str(error), {"Retry-After": "5"})
 
 
 def _problem(

@@ -33,25 +33,14 @@ class User:
     """The user of a request."""
 
     name: str  #: the name in the audit log
-    may_act: bool = True  #: whether pages offer actions; `Guard.actor` decides on each action
+    refusal: str = ""  #: why the user may not act; empty where the user may
 
 
 class Guard(Protocol):
     """Authenticates and authorises requests."""
 
     async def user(self, request: Request) -> User:
-        """The user who reads.
-
-        Raises:
-            HTTPException: 401 for an unknown user, 403 for one who may not read.
-        """
-
-    async def actor(self, request: Request) -> User:
-        """The user who acts; `check_csrf` was called before.
-
-        Raises:
-            HTTPException: 401 for an unknown user, 403 for one who may not act.
-        """
+        """The user; `HTTPException` 401 if unknown, 403 for one who may not read."""
 
 
 def csrf_token(request: Request) -> str:
@@ -66,11 +55,9 @@ def check_csrf(request: Request) -> None:
     Raises:
         HTTPException: 403, saying what is missing.
     """
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None and site != "same-origin":
-        raise HTTPException(403, "this action was sent by a page of another site")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc not in _hosts(request):
+    foreign = origin is not None and urlsplit(origin).netloc not in _hosts(request)
+    if foreign or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":
         raise HTTPException(403, "this action was sent by a page of another site")
     token = request.cookies.get(CSRF_COOKIE, "")
     given = request.headers.get(CSRF_HEADER, "")

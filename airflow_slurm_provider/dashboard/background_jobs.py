@@ -19,19 +19,22 @@ from slurm_worker.errors import SlurmWorkerError
 
 log = getLogger(__name__)
 
+#: Gets a function that logs a line, and returns the action's result.
+Action = Callable[[Callable[[str], None]], dict[str, Any]]
 #: Seconds for which an ended action is kept.
 _KEEP_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One action; `said` are the lines that the coordinator has logged."""
+    """One action."""
 
     name: str
     state: Literal["running", "done", "failed"] = "running"
-    said: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()  #: lines that the coordinator has logged
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    begun: bool = False  #: this request has started it; false if it was running already
 
 
 class Runs:
@@ -42,22 +45,16 @@ class Runs:
         self._lock = threading.Lock()
         self._runs: dict[str, tuple[Run, float]] = {}
 
-    def start(
-        self, name: str, act: Callable[[Callable[[str], None]], dict[str, Any]]
-    ) -> tuple[Run, bool]:
-        """Start an action, or join the one of this name that runs; True if it was started now.
-
-        `act` gets a function that logs a line, and returns the action's result.
-        """
+    def start(self, name: str, act: Action) -> Run:
+        """Start an action, or join the one of this name that runs."""
         with self._lock:
             self._sweep()
             last = self._runs.get(name)
             if last is not None and last[0].state == "running":
-                return last[0], False
-            run = Run(name)
-            self._runs[name] = run, self._clock()
+                return last[0]
+            self._runs[name] = Run(name), self._clock()
         threading.Thread(target=self._act, args=(name, act), name=name, daemon=True).start()
-        return run, True
+        return Run(name, begun=True)
 
     def get(self, name: str) -> Run | None:
         """An action; None if this process has none of this name."""
@@ -65,7 +62,7 @@ class Runs:
             found = self._runs.get(name)
         return None if found is None else found[0]
 
-    def _act(self, name: str, act: Callable[[Callable[[str], None]], dict[str, Any]]) -> None:
+    def _act(self, name: str, act: Action) -> None:
         try:
             result = act(lambda line: self._change(name, line))
         except SlurmWorkerError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
@@ -56,15 +56,10 @@ _OF_SUMMARY = {
     "eta_seconds": "eta_s",
 }
 
+#: One line: a metric's name, its labels, its value.
+Sample = tuple[str, dict[str, str], float]
+
 router = APIRouter()
-
-
-class Sample(NamedTuple):
-    """One line: a metric's name, its labels, its value."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
 
 
 @router.get("/metrics", response_class=Response, include_in_schema=False)
@@ -77,16 +72,14 @@ def get_metrics(
 
 def render(samples: Iterable[Sample]) -> str:
     """The text format: samples of one name together, below its help and type."""
-    by_name: dict[str, list[Sample]] = {name: [] for name in METRICS}
-    for sample in samples:
-        by_name[sample.name].append(sample)
-    lines = []
-    for name, (kind, text) in METRICS.items():
-        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
-        for sample in by_name[name]:
-            labels = ",".join(f'{key}="{_escape(value)}"' for key, value in sample.labels.items())
-            lines.append(f"{name}{{{labels}}} {sample.value}")
-    return "\n".join(lines) + "\n"
+    lines = {
+        name: [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        for name, (kind, text) in METRICS.items()
+    }
+    for name, labels, value in samples:
+        shown = ",".join(f'{key}="{_escape(label)}"' for key, label in labels.items())
+        lines[name].append(f"{name}{{{shown}}} {value}")
+    return "".join(f"{line}\n" for group in lines.values() for line in group)
 
 
 def _samples(site: JobCache, most: int) -> Iterator[Sample]:
@@ -94,9 +87,9 @@ def _samples(site: JobCache, most: int) -> Iterator[Sample]:
         found, _ = site.newest(0, most)
         samples = [sample for snapshot in found for sample in _of_job(site, snapshot)]
     except ServiceError:
-        yield Sample("slurm_backfill_up", {"service": "table"}, 0)
+        yield "slurm_backfill_up", {"service": "table"}, 0
         return
-    yield Sample("slurm_backfill_up", {"service": "table"}, 1)
+    yield "slurm_backfill_up", {"service": "table"}, 1
     yield from samples
 
 
@@ -108,7 +101,7 @@ def _of_job(site: JobCache, snapshot: Snapshot) -> Iterator[Sample]:
         if value is not None:
             yield sample(name, value)
     yield sample("leases_lost_total", snapshot.lost)
-    spent = cost_so_far(snapshot.done, snapshot.rounds, snapshot.requests_of_open)
+    spent = cost_so_far(snapshot)
     yield sample("dollars", spent.dollars)
     yield sample("job_state", 1, state=summary.state)
     for error_class, count in summary.failed.items():
@@ -141,7 +134,7 @@ def _of_running(site: JobCache, job: JobId) -> Iterator[Sample]:
 
 
 def _sample(job: str, name: str, value: float, **labels: str) -> Sample:
-    return Sample(f"slurm_backfill_{name}", {"job": job, **labels}, value)
+    return f"slurm_backfill_{name}", {"job": job, **labels}, value
 
 
 def _escape(value: str) -> str:

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_slurm_provider.coordinator.status.progress import SummaryState
 from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.job_store import Part
+from slurm_worker.protocol.job_totals import SlowTask
 
 
-class _Request(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -105,15 +107,6 @@ class TaskTimes(_Answer):
     p99_ms: float
 
 
-class Slow(_Answer):
-    """A task that took long."""
-
-    task: str
-    took_ms: int
-    worker: str
-    node: str
-
-
 class Event(_Answer):
     """One event of the audit log."""
 
@@ -123,7 +116,7 @@ class Event(_Answer):
     detail: dict[str, Any]
 
 
-class Timeline(_Answer):
+class TimelineView(_Answer):
     """What was done over time: column by column, a row per bucket of `width_s` seconds."""
 
     width_s: int
@@ -142,11 +135,11 @@ class JobDetail(_Answer):
     submissions: list[Submission]
     phases: list[Phase]
     times: TaskTimes
-    slowest: list[Slow]
+    slowest: list[SlowTask]
     lost: int = Field(description="Leases that were lost so far.")
     anomalies: int = Field(description="Alerts so far.")
     requests: dict[str, int] = Field(description="Workers' requests to AWS by kind.")
-    timeline: Timeline
+    timeline: TimelineView
 
 
 class ShareRow(_Answer):
@@ -161,7 +154,7 @@ class ShareRow(_Answer):
     leased: int = Field(description="Tasks that it holds now.")
 
 
-class Workers(_Answer):
+class WorkersView(_Answer):
     """Workers as Slurm shows them, and what nodes and workers have done."""
 
     known: bool = Field(description="Whether Slurm has answered.")
@@ -215,7 +208,7 @@ class FailureExample(_Answer):
     message: str
 
 
-class FailureGroup(_Answer):
+class FailureGroupView(_Answer):
     """Failures of one class whose messages differ only in numbers and names."""
 
     of: Literal["item", "task"]
@@ -252,15 +245,6 @@ class TaskList(_Answer):
 
     tasks: list[TaskSummary]
     next: str
-
-
-class Part(_Answer):
-    """A result object of a task."""
-
-    key: str
-    kind: str
-    size: int
-    sha256: str
 
 
 class MarkerView(_Answer):
@@ -326,10 +310,14 @@ class Anomaly(_Answer):
     over_ms: int = Field(description="When its episode ended; 0 while it lasts.")
 
 
-class RetryRequest(_Request):
+class RetryBody(_Body):
     """The classes to retry; without any, the job's retry policy decides."""
 
     classes: Annotated[list[ErrorClass], Field(max_length=len(ErrorClass))] = []
+
+    def names(self) -> list[str] | None:
+        """The classes; None where the policy decides."""
+        return [error_class.value for error_class in self.classes] or None
 
 
 class RetryPlanView(_Answer):
@@ -345,18 +333,7 @@ class RetryPlanView(_Answer):
     notes: list[str]
 
 
-class RunView(_Answer):
-    """A long action and its state."""
-
-    name: str
-    state: Literal["running", "done", "failed"]
-    begun: bool = Field(description="False if it was already running.")
-    said: list[str]
-    result: dict[str, Any]
-    error: str
-
-
-class WorkersRequest(_Request):
+class WorkersBody(_Body):
     """How many workers to add."""
 
     workers: Annotated[int, Field(ge=1, le=10_000)]

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, User, csrf_token
 from airflow_slurm_provider.dashboard.cache import NoSuchJobError
-from airflow_slurm_provider.dashboard.dependencies import Job, Reader, Site, Task, state_of
+from airflow_slurm_provider.dashboard.dependencies import JobName, Reader, Site, Task, state_of
 from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.protocol.keys import JobId
 
@@ -46,14 +46,14 @@ def anomalies_page(request: Request, user: Reader) -> Response:
 
 
 @router.get("/jobs/{job}")
-def job_page(request: Request, user: Reader, site: Site, job: Job) -> Response:
+def job_page(request: Request, user: Reader, site: Site, job: JobName) -> Response:
     """One job."""
     _check_known(site, job)
     return _page(request, user, "job.html", job=job, classes=[name.value for name in ErrorClass])
 
 
 @router.get("/jobs/{job}/tasks/{task}")
-def task_page(request: Request, user: Reader, site: Site, job: Job, task: Task) -> Response:
+def task_page(request: Request, user: Reader, site: Site, job: JobName, task: Task) -> Response:
     """One task of a job."""
     _check_known(site, job)
     return _page(request, user, "task.html", job=job, task=task)
@@ -76,17 +76,8 @@ def error_page(
     request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A page that says what is wrong; it holds no data, since unknown users see it too."""
-    content = _templates.get_template("error.html").render(
-        root=_root(request),
-        conn="",
-        conns=(),
-        query="",
-        csrf="",
-        user=None,
-        status=status,
-        phrase=HTTPStatus(status).phrase,
-        detail=detail,
-    )
+    phrase, template = HTTPStatus(status).phrase, _templates.get_template("error.html")
+    content = template.render(root=_root(request), status=status, phrase=phrase, detail=detail)
     return HTMLResponse(content, status, headers)
 
 
@@ -114,10 +105,10 @@ def _page(request: Request, user: User, template: str, **values: Any) -> Respons
     return response
 
 
-def _check_known(site: Site, job: str) -> None:
+def _check_known(site: Site, job: JobId) -> None:
     """404 for an unknown job; the page itself reports a table that can't be reached."""
     try:
-        found = site.services.jobs(JobId(job)).find(consistent=False)
+        found = site.services.jobs(job).find(consistent=False)
     except ServiceError:
         return
     if found is None:

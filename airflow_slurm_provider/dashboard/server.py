@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -23,7 +23,6 @@ from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import User
 from airflow_slurm_provider.dashboard.cache import CLUSTER_S
-from airflow_slurm_provider.dashboard.sites import OneSite
 from airflow_slurm_provider.slurm.poller import ArrayPoller
 from slurm_worker.errors import UserError
 
@@ -33,16 +32,31 @@ _HOSTS = [ADDRESS, "localhost"]
 _STRANGER = "open the address that slurmctl dashboard printed at its start"
 
 
+@dataclass(frozen=True, slots=True)
+class OneSite:
+    """The one site of a stand-alone dashboard; see `dependencies.SitesSource`."""
+
+    opened: Services
+
+    def names(self) -> Sequence[str]:
+        """There is no choice."""
+        return ()
+
+    def services(self, conn: str) -> Services:
+        """The one site's; any other name is a mistake."""
+        if conn:
+            raise UserError(f"conn: {conn!r} is unknown; this dashboard has one site, without name")
+        return self.opened
+
+
 class TokenGuard:
     """Lets in users with the token; they may do what the account of the dashboard may do.
 
-    Args:
-        token: the secret.
-        name: for the audit log.
+    `name` is the user's in the audit log.
     """
 
     def __init__(self, token: str, name: str) -> None:
-        self._token = token
+        self._token = token.encode()
         self._user = User(name)
         digest = hashlib.sha256(token.encode()).hexdigest()
         #: Of this start: cookies of one host are shared by all its ports.
@@ -53,26 +67,20 @@ class TokenGuard:
         """The user, if the request has the cookie or the token."""
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         by_header = scheme.lower() == "bearer" and self.is_token(bearer.strip())
-        if not by_header and not _same(request.cookies.get(self.cookie, ""), self.session):
+        cookie = request.cookies.get(self.cookie, "")
+        if not by_header and not secrets.compare_digest(cookie.encode(), self.session.encode()):
             raise HTTPException(401, _STRANGER, {"WWW-Authenticate": "Bearer"})
         return self._user
 
-    async def actor(self, request: Request) -> User:
-        """The same user: everyone who may read may act."""
-        return await self.user(request)
-
     def is_token(self, given: str) -> bool:
         """Whether it is the secret."""
-        return _same(given, self._token)
+        return secrets.compare_digest(given.encode(), self._token)
 
 
 def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
     """The application for one site, with the exchange of the token for a cookie.
 
-    Args:
-        services: of the site; they stay open.
-        token: the secret.
-        actor: the user's name in the audit log.
+    The services stay open; `actor` is the user's name in the audit log.
     """
     guard = TokenGuard(token, actor)
     shared = SharedPolling(ArrayPoller(services.slurm.arrays), TTLCache())
@@ -99,13 +107,9 @@ def standalone_app(services: Services, token: str, actor: str) -> FastAPI:
 
 
 def serve(services: Services, port: int, actor: str, announce: Callable[[str], None]) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted, on this port of loopback; 0 for any that is free.
 
-    Args:
-        services: of the site.
-        port: on loopback; 0 for any that is free.
-        actor: the user's name in the audit log.
-        announce: gets the address to open, once connections are accepted.
+    `announce` gets the address to open, once connections are accepted.
 
     Raises:
         UserError: if the port is not free.
@@ -126,7 +130,3 @@ def serve(services: Services, port: int, actor: str, announce: Callable[[str], N
             standalone_app(services, token, actor), access_log=False, log_level="warning"
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def _same(given: str, secret: str) -> bool:
-    return secrets.compare_digest(given.encode(), secret.encode())

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from airflow_slurm_provider.coordinator.anomalies import RAISED
+from airflow_slurm_provider.coordinator.anomalies.alert import RAISED
 from airflow_slurm_provider.coordinator.costs.actual import JobCost
 from airflow_slurm_provider.coordinator.costs.prices import PRICES_OF, REGION
 from airflow_slurm_provider.coordinator.status.eta import eta_of
 from airflow_slurm_provider.coordinator.status.progress import progress_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.dashboard import models
+from airflow_slurm_provider.slurm.array_state import ArrayState
 from slurm_worker.protocol.job_rows import AuditEvent, SubmissionRow
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.job_totals import JobTotals, WorkTotals
@@ -98,12 +99,12 @@ def phases(
     return sorted(found, key=lambda phase: phase.start_ms)
 
 
-def timeline(done: JobTotals) -> models.Timeline:
+def timeline(done: JobTotals) -> models.TimelineView:
     """What was done over time, without the empty buckets."""
     numbers = sorted(done.timeline)
     buckets = [done.timeline[number] for number in numbers]
     classes = sorted({name for bucket in buckets for name in bucket.failed})
-    return models.Timeline(
+    return models.TimelineView(
         width_s=done.width_s,
         start_s=[number * done.width_s for number in numbers],
         ok=[bucket.ok for bucket in buckets],
@@ -112,19 +113,19 @@ def timeline(done: JobTotals) -> models.Timeline:
     )
 
 
-def nodes(snapshot: Snapshot) -> list[models.ShareRow]:
-    """What each node has done."""
-    return _shares(snapshot.done.nodes, Counter(), _MOST_NODES)
-
-
-def workers(snapshot: Snapshot) -> list[models.ShareRow]:
-    """What the most notable workers have done and hold."""
-    return _shares(snapshot.done.workers, held_by(snapshot), MOST_WORKERS)
-
-
-def held_by(snapshot: Snapshot) -> Counter[str]:
-    """Tasks that each worker holds."""
-    return Counter(row.owner for row in snapshot.leased)
+def workers(snapshot: Snapshot, array: ArrayState | None, problem: str) -> models.WorkersView:
+    """Workers as Slurm shows them, and what nodes and the most notable workers have done."""
+    done, held = snapshot.done, Counter(row.owner for row in snapshot.leased)
+    return models.WorkersView(
+        known=array is not None and not array.unknown,
+        problem=problem,
+        alive=0 if array is None else array.alive,
+        states={} if array is None else array.counts(),
+        slurm_job_ids=[] if array is None else array.slurm_job_id.split(","),
+        nodes=_shares(done.nodes, Counter(), _MOST_NODES),
+        workers=_shares(done.workers, held, MOST_WORKERS),
+        worker_count=len({*done.workers, *held}),
+    )
 
 
 def cost(found: JobCost) -> models.Cost:
@@ -160,6 +161,11 @@ def task_summary(row: TaskRow) -> models.TaskSummary:
 
 def task_detail(row: TaskRow, marker: Marker | None, segment: str) -> models.TaskDetail:
     """A task with what it committed."""
+    committed = None
+    if marker is not None:
+        started_ms, finished_ms = int(marker.started * 1000), int(marker.finished * 1000)
+        times = {"started_ms": started_ms, "finished_ms": finished_ms}
+        committed = view(models.MarkerView, marker, node=marker.slurm.get("node", ""), **times)
     return view(
         models.TaskDetail,
         row,
@@ -167,20 +173,8 @@ def task_detail(row: TaskRow, marker: Marker | None, segment: str) -> models.Tas
         round=row.round_no,
         segment=segment,
         crashes=[crash.describe() for crash in row.crashes],
-        history=[
-            models.HistoryLine(at_ms=entry.at_ms, text=entry.describe()) for entry in row.history
-        ],
-        marker=None if marker is None else _marker(marker),
-    )
-
-
-def _marker(marker: Marker) -> models.MarkerView:
-    return view(
-        models.MarkerView,
-        marker,
-        node=marker.slurm.get("node", ""),
-        started_ms=int(marker.started * 1000),
-        finished_ms=int(marker.finished * 1000),
+        history=[{"at_ms": entry.at_ms, "text": entry.describe()} for entry in row.history],
+        marker=committed,
     )
 
 

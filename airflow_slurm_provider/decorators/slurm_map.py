@@ -36,12 +36,27 @@ from airflow_slurm_provider.coordinator.planning.inline_items import (
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.decorators.source import source_of
 from airflow_slurm_provider.links import BackfillLink, JobObjectsLink
-from airflow_slurm_provider.operators.backfill import BackfillOperator
 from airflow_slurm_provider.operators.parquet_aggregate import publish_dataset
+from airflow_slurm_provider.operators.slurm_submit import BackfillOperator
 from slurm_worker.errors import UserError
 from slurm_worker.execution.signatures import ContextPassing, is_coroutine
 from slurm_worker.protocol.keys import check_job_id
 
+#: Arguments of other operators that can't work here, and what to do instead.
+_REFUSED = {
+    "config": "give its sections in options, and the items in the call",
+    "items": "call the function with the items",
+    "slurm": "use options={'slurm': {...}}",
+    "env": "export variables in options={'slurm': {'setup': [...]}}",
+}
+#: Sections of a config that the decorator writes itself.
+_OWN = {
+    "job_id": "use the argument job_id",
+    "workers": "use the argument workers",
+    "bundle": "use the argument bundle",
+    "input": "call the function with the items, or with the path of a file",
+    "handler": "the function is the handler",
+}
 _MODULE = "slurm_map_handler"
 #: A module of its own, so that no name of the function hides one of ours.
 _FUNCTION_MODULE = "slurm_map_function"
@@ -66,9 +81,11 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
     a JSON list as text; or a table of pandas, polars or Arrow, whose rows become objects. Or call
     it with the path of a file, local or on S3. The function's first parameter is the item. A
     parameter named ``context`` receives the handler's context; others keep their defaults.
-    Returns counts and the dataset's address.
+    Returns ``job_id``, ``dataset``, ``manifest``, ``items``, ``ok``, ``failed`` (by error class),
+    ``rows`` and ``files`` (the number of the dataset's files).
 
-    The connections and the wait have the parameters of `JobWaiter`.
+    The connections and the wait have the parameters of `JobWaiter`. ``durable`` is accepted, but
+    only True can work: a backfill always continues where an earlier try has stopped.
 
     :param job_id: the backfill's name. (templated)
     :param item_key: the field that names each item; ``id`` where None.
@@ -104,6 +121,8 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
         **kwargs: Any,
     ) -> None:
         source_of(python_callable)
+        _check_arguments(options, kwargs)
+        kwargs.pop("durable", None)
         given = [*(op_args or []), *(op_kwargs or {}).values()]
         if len(given) != 1 and not kwargs.get("_airflow_mapped_validation_only"):
             raise UserError(
@@ -190,18 +209,31 @@ class SlurmMapOperator(DecoratedOperator, BackfillOperator):
 def slurm_map_task(
     python_callable: Callable[..., Any] | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Wrap a function into a `SlurmMapOperator`.
-
-    :param python_callable: the function to decorate.
-    """
+    """Wrap a function into a `SlurmMapOperator`."""
     if python_callable is None:
         decorate: TaskDecorator = partial(slurm_map_task, **kwargs)  # type: ignore[assignment]  # is called with the function
         return decorate
+    _check_arguments(kwargs.get("options"), kwargs)
     if callable(python_callable):
         source_of(python_callable)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=SlurmMapOperator, **kwargs
     )
+
+
+def _check_arguments(options: object, others: Mapping[str, Any]) -> None:
+    """Refuse arguments that would have no effect."""
+    if not others.get("durable", True):
+        raise UserError(
+            "@task.slurm_map: durable=False can't work, because a backfill always continues where "
+            "an earlier try has stopped; remove it, and use another job_id for a new backfill"
+        )
+    for name, advice in _REFUSED.items():
+        if name in others:
+            raise UserError(f"@task.slurm_map: {name} can't be used; {advice}")
+    for name, advice in _OWN.items():
+        if isinstance(options, Mapping) and name in options:
+            raise UserError(f"@task.slurm_map: options can't set {name}; {advice}")
 
 
 def _takes_items(_items: object) -> None:

@@ -11,7 +11,7 @@ from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_rows import AuditEvent, JobRow, RoundRow
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import JobId, check_job_id
+from slurm_worker.protocol.keys import check_job_id
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 
@@ -38,15 +38,15 @@ class DynamoTaskTableHook(AwsBaseHook):
 
         :raises UserError: if there is no such job.
         """
-        return self._jobs(check_job_id(job_id)).get()
+        return self._jobs(job_id).get()
 
     def rounds(self, job_id: str) -> list[RoundRow]:
         """A job's rounds, oldest first."""
-        return self._jobs(check_job_id(job_id)).rounds()
+        return self._jobs(job_id).rounds()
 
     def events(self, job_id: str) -> Iterator[AuditEvent]:
         """A job's audit log, oldest first."""
-        return self._jobs(check_job_id(job_id)).events()
+        return self._jobs(job_id).events()
 
     def tasks(self, job_id: str) -> Iterator[TaskRow]:
         """A job's task rows, shard by shard; one Query per MB."""
@@ -55,5 +55,5 @@ class DynamoTaskTableHook(AwsBaseHook):
         for shard in range(job.shards):
             yield from table.all_rows(shard)
 
-    def _jobs(self, job: JobId) -> JobTable:
-        return JobTable(self.rows(), job, self._clock)
+    def _jobs(self, job_id: str) -> JobTable:
+        return JobTable(self.rows(), check_job_id(job_id), self._clock)

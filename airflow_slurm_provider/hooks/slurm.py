@@ -82,9 +82,8 @@ class SlurmHook(BaseHook):
         """
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         storage = {name: extra[name] for name in ("table", "prefix") if extra.get(name)}
-        raw = {"storage": storage, "aws": self._aws_site(), "cluster": self._cluster()}
-        if extra.get("alerts"):
-            raw["alerts"] = extra["alerts"]
+        alerts = {"alerts": extra["alerts"]} if extra.get("alerts") else {}
+        raw = {"storage": storage, "aws": self._aws_site(), "cluster": self._cluster(), **alerts}
         return parse_site(raw, f"connection {self.slurm_conn_id!r}")
 
     def _cluster(self) -> dict[str, Any]:
@@ -144,13 +143,11 @@ class SlurmHook(BaseHook):
 
     def _aws_site(self) -> dict[str, Any]:
         hook: AwsGenericHook[Any] = AwsGenericHook(aws_conn_id=self.aws_conn_id)
-        config = hook.conn_config
+        url = hook.conn_config.get_service_endpoint_url
         extra = self.get_connection(self.slurm_conn_id).extra_dejson
         return {
             "region": hook.region_name,
-            "s3_endpoint_url": config.get_service_endpoint_url("s3"),
-            "dynamodb_endpoint_url": config.get_service_endpoint_url("dynamodb"),
-            "sts_endpoint_url": config.get_service_endpoint_url("sts", sts_connection_assume=True),
-            "sns_endpoint_url": config.get_service_endpoint_url("sns"),
+            **{f"{name}_endpoint_url": url(name) for name in ("s3", "dynamodb", "sns")},
+            "sts_endpoint_url": url("sts", sts_connection_assume=True),
             **{name: extra[name] for name in _NODE_EXTRAS if extra.get(name)},
         }

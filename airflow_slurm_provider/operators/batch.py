@@ -12,34 +12,51 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, TaskDeferred
 from airflow.sdk import Context
 
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.hooks.slurm import SlurmHook
-from airflow_slurm_provider.operators.compat import ResumableJobMixin
 from airflow_slurm_provider.operators.deferral import JobWaiter
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from airflow_slurm_provider.slurm.batch import (
-    FOLDER,
-    batch_name,
-    batch_script,
-    failure,
-    has_ended,
-    last_output,
-)
-from airflow_slurm_provider.slurm.client import SubmissionCancelledError
+from airflow_slurm_provider.slurm.client import SlurmClient, SubmissionCancelledError
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.remote_folder import new_token
+from airflow_slurm_provider.slurm.script import BATCH_FOLDER, batch_name, batch_script
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.triggers.polling import PollBudget
-from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
+from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable_lines
 
 _INTENT = "slurm_submit_intent"
+
+if TYPE_CHECKING:
+    from airflow.sdk import ResumableJobMixin
+else:
+    try:
+        from airflow.sdk import ResumableJobMixin
+    except ImportError:
+
+        class ResumableJobMixin:
+            """The interface of Airflow 3.3. Earlier releases have no store: each try submits again.
+
+            `durable` is accepted, so that a DAG needs no change; nothing is resumed.
+            """
+
+            external_id_key = "job"
+
+            def __init__(self, *, durable: bool = True, **kwargs: Any) -> None:
+                super().__init__(**kwargs)
+                self.durable = durable
+
+            def execute_resumable(self, context: Context) -> Any:
+                """Submit, wait, and return the result."""
+                job = self.submit_job(context)
+                self.poll_until_complete(job, context)
+                return self.get_job_result(job, context)
 
 
 class BatchScriptOperator(ResumableJobMixin, JobWaiter):
@@ -89,10 +106,11 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
     def get_job_status(self, external_id: Any, context: Context) -> str:  # noqa: ARG002
         """RUNNING, COMPLETED or FAILED, of the array as a whole."""
         with as_airflow_failures():
-            array = self._hook().get_conn().array(_key(external_id))
-        if not has_ended(array):
+            key = ArrayKey(external_id["slurm_job_id"], external_id["slurm_job_name"])
+            array = self._client().array(key)
+        if not array.ended:
             return "RUNNING"
-        return "FAILED" if failure(array) else "COMPLETED"
+        return "FAILED" if array.failure() else "COMPLETED"
 
     def is_job_active(self, status: str) -> bool:
         """Whether to continue with it."""
@@ -109,22 +127,23 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         if self.batch_script is None:
             # An earlier try submitted it.
             with as_airflow_failures():
-                self.batch_script = self._hook().get_conn().script(name, FOLDER) or None
+                self.batch_script = self._client().script(name, BATCH_FOLDER) or None
         if not self.wait_for_completion:
             return slurm_job_id
+        trigger = SlurmBatchTrigger(
+            slurm_job_id=slurm_job_id,
+            name=name,
+            slurm_conn_id=self.slurm_conn_id,
+            poll_interval=self.poll_interval,
+            cancel_on_kill=self.cancel_on_kill,
+        )
         if self.deferrable:
             raise TaskDeferred(
-                trigger=SlurmBatchTrigger(
-                    slurm_job_id=slurm_job_id,
-                    name=name,
-                    slurm_conn_id=self.slurm_conn_id,
-                    poll_interval=self.poll_interval,
-                    cancel_on_kill=self.cancel_on_kill,
-                ),
+                trigger=trigger,
                 method_name="batch_complete",
                 kwargs={"slurm_job_id": slurm_job_id, "batch_script": self.batch_script},
             )
-        event = self._wait(_key(external_id))
+        event = self._wait(trigger)
         return self.batch_complete(context, event, slurm_job_id, self.batch_script)
 
     def batch_complete(
@@ -157,27 +176,22 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         if self.cancel_on_kill:
             self._killed = True
             if self._batch:
-                self._hook().get_conn().end(self._batch, FOLDER)
+                self._client().end(self._batch, BATCH_FOLDER)
         super().on_kill()
 
-    def _wait(self, key: ArrayKey) -> dict[str, Any]:
-        """Wait in this process for the event that ends the wait."""
-        client, logged = self._hook().get_conn(), ""
+    def _wait(self, trigger: SlurmBatchTrigger) -> dict[str, Any]:
+        """Poll in this process for the event that ends the wait."""
         budget = PollBudget(self.poll_interval, self.log)
         while True:
             try:
-                array = client.array(key)
+                event = trigger.poll()
             except ServiceError as error:
                 if not budget.allow_error(error):
                     raise AirflowException(str(error)) from error
             else:
                 budget.reset()
-                line = array_line(array)
-                if line != logged:
-                    logged = line
-                    task_log(self)(line)
-                if has_ended(array):
-                    return batch_event(array, last_output(client, key.name, array))
+                if event is not None:
+                    return event
             time.sleep(budget.pause_s)  # not deferrable: this process is to wait
 
     def _submit_as(self, token: str, context: Context) -> dict[str, str]:
@@ -187,7 +201,7 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         self.batch_script = script = self._render_batch(name)
         task_log(self)(f"::group::Batch script\n{script}\n::endgroup::")
         self._batch = name
-        slurm_job_id = self._hook().get_conn().submit(name, script, FOLDER)
+        slurm_job_id = self._client().submit(name, script, BATCH_FOLDER)
         return {"slurm_job_id": slurm_job_id, "slurm_job_name": name}
 
     def _render_batch(self, name: str) -> str:
@@ -217,9 +231,5 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
         store.set(_INTENT, {"token": token, "after": after})
         return token
 
-    def _hook(self) -> SlurmHook:
-        return SlurmHook(self.slurm_conn_id, None)
-
-
-def _key(external_id: Any) -> ArrayKey:
-    return ArrayKey(external_id["slurm_job_id"], external_id["slurm_job_name"])
+    def _client(self) -> SlurmClient:
+        return SlurmHook(self.slurm_conn_id, None).get_conn()

@@ -98,14 +98,11 @@ class JobWaiter(BaseOperator):
         """Wait in this process; return the job's progress at its end."""
         poller = JobPoller(self, job_id)
         while (event := poller.poll(context)) is None:
-            time.sleep(poller.pause_s)  # not deferrable: this process is to wait
+            time.sleep(poller.budget.pause_s)  # not deferrable: this process is to wait
         return progress_of(event)
 
     def defer_until_done(
-        self,
-        job_id: str,
-        state: dict[str, Any] | None = None,
-        timeout: timedelta | None = None,
+        self, job_id: str, state: dict[str, Any] | None = None, timeout: timedelta | None = None
     ) -> NoReturn:
         """Wait in the triggerer; the operator continues in `execute_complete`."""
         state = dict(state or {})
@@ -173,7 +170,7 @@ class JobPoller:
     def __init__(self, operator: JobWaiter, job_id: str) -> None:
         self._operator = operator
         operator.awaited = job_id
-        self._budget = PollBudget(operator.poll_interval, operator.log)
+        self.budget = PollBudget(operator.poll_interval, operator.log)
         with as_airflow_failures():
             self._watcher = Watcher(
                 operator.services(),
@@ -184,21 +181,16 @@ class JobPoller:
             )
         self._metrics = JobMetrics(job_id)
 
-    @property
-    def pause_s(self) -> float:
-        """Seconds until the next query."""
-        return self._budget.pause_s
-
     def poll(self, context: Context) -> dict[str, Any] | None:
         """Query once: the event that ends the wait; None while it lasts or the query failed."""
         with as_airflow_failures():
             try:
                 alerts, event = query(self._watcher, self._metrics)
             except ServiceError as error:
-                if self._budget.allow_error(error):
+                if self.budget.allow_error(error):
                     return None
                 raise
-        self._budget.reset()
+        self.budget.reset()
         self._operator.notify(context, alerts)
         return event
 

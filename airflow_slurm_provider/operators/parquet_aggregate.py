@@ -68,11 +68,7 @@ class ParquetAggregateOperator(JobWaiter):
     operator_extra_links = (BackfillLink(), JobObjectsLink())
 
     def __init__(
-        self,
-        *,
-        job_id: str,
-        where: Literal["local", "slurm"] | None = None,
-        **kwargs: Any,
+        self, *, job_id: str, where: Literal["local", "slurm"] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.job_id = job_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from airflow.sdk import Context
 
 from airflow_slurm_provider.airflow_errors import as_airflow_failures, task_log
 from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator.status.failures import cured_by_class
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.links import BackfillLink
 from airflow_slurm_provider.operators.deferral import JobPoller, JobWaiter, actor_of, progress_of
 from slurm_worker.protocol.keys import check_job_id
@@ -83,7 +86,8 @@ class RetryByErrorClassOperator(JobWaiter):
 
     def _rounds(self, context: Context, state: dict[str, Any]) -> dict[str, Any]:
         allowed = self.max_rounds if self.until_clean else 1
-        while len(state["rounds"]) < allowed and self._has_time(state):
+        longest = math.inf if self.max_duration is None else self.max_duration
+        while len(state["rounds"]) < allowed and time.time() - state["began"] < longest:
             result = self._retry(context, state)
             if result.round is None:
                 self.log.info("nothing to run again; given up: %s", result.given_up or "none")
@@ -94,9 +98,6 @@ class RetryByErrorClassOperator(JobWaiter):
                 self.defer_until_done(self.job_id, state)
             self.wait_until_done(context, self.job_id)
         return self._summary(state)
-
-    def _has_time(self, state: dict[str, Any]) -> bool:
-        return self.max_duration is None or time.time() - state["began"] < self.max_duration
 
     def _retry(self, context: Context, state: dict[str, Any]) -> api.RetryResult:
         spent = sum(state["retried"].values())
@@ -116,8 +117,8 @@ class RetryByErrorClassOperator(JobWaiter):
         with as_airflow_failures():
             services = self.services()
             job_id = check_job_id(self.job_id)
-            progress = api.progress(services, job_id)
-            cured = api.cured(services, job_id)
+            progress = read_progress(services, job_id)
+            cured = dict(cured_by_class(services, job_id))
         return {
             "rounds": state["rounds"],
             "retried": state["retried"],

@@ -11,19 +11,16 @@ holds its element and restart, so each record belongs to one worker.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow_slurm_provider.slurm.array_state import Element, Elements, element_numbers
+from airflow_slurm_provider.slurm.array_state import Element, Elements, job_lines
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
-from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time, parse_slurm_time
+from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time
 from slurm_worker.errors import ErrorClass
 from slurm_worker.node.slurm_job import WorkerExit
-
-log = logging.getLogger(__name__)
 
 #: The fields that the state of an array needs.
 STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
@@ -79,16 +76,11 @@ class JobRecord:
 
 
 def parse_records(text: str, fields: Sequence[str] = RECORD_FIELDS) -> list[JobRecord]:
-    """The records in the output of ``sacct -nPD``, with their steps folded in.
-
-    Args:
-        text: lines whose values are separated by ``|``; steps follow their element.
-        fields: the names of the values.
-    """
+    """The records in the output of ``sacct -nPD``, with the steps that follow their element."""
     found: list[JobRecord] = []
     starts: Counter[tuple[str, int]] = Counter()
-    for job, numbers, values in _lines(text, fields):
-        if numbers is None:
+    for job, step, numbers, values in job_lines(text, fields):
+        if step:
             if found and job == f"{found[-1].array}_{found[-1].element}":
                 found[-1] = _with_step(found[-1], values)
             continue
@@ -158,21 +150,6 @@ def efficiency_of(records: Iterable[JobRecord]) -> Efficiency:
     )
 
 
-def _lines(
-    text: str, fields: Sequence[str]
-) -> Iterator[tuple[str, list[int] | None, Mapping[str, str]]]:
-    """Job, elements (None for a step) and values (empty by default) of each line."""
-    for line in text.splitlines():
-        words = line.strip().split("|")
-        values = defaultdict(str, zip(fields, words, strict=False))
-        job, _, step = values["JobID"].partition(".")
-        numbers = element_numbers(job)
-        if len(words) != len(fields) or numbers is None:
-            log.warning("Slurm printed a line that is not understood: %r", line)
-            continue
-        yield job, None if step else numbers, values
-
-
 def _records(job: str, numbers: list[int], values: Mapping[str, str]) -> Iterator[JobRecord]:
     """One record for each element that the line is about.
 
@@ -192,7 +169,7 @@ def _records(job: str, numbers: list[int], values: Mapping[str, str]) -> Iterato
             state=state,
             exit_code=values["ExitCode"],
             node=values["NodeList"],
-            elapsed_s=_elapsed_s(values["Elapsed"]),
+            elapsed_s=int(parse_cpu_time(values["Elapsed"])),
             max_rss=parse_accounted_size(values["MaxRSS"]),
             mem=_memory_given(values["ReqMem"], cpus),
             cpus=int(cpus) if cpus.isdigit() else 0,
@@ -214,14 +191,6 @@ def _memory_given(requested: str, cpus: str) -> int:
     """Bytes that were requested: ``4G``; in older releases ``4Gn`` a node, ``1Gc`` a CPU."""
     per_cpu = requested.endswith("c") and cpus.isdigit()
     return parse_accounted_size(requested.rstrip("nc")) * (int(cpus) if per_cpu else 1)
-
-
-def _elapsed_s(text: str) -> int:
-    """Seconds of a time such as ``1-00:00:01``; 0 where it is none."""
-    try:
-        return parse_slurm_time(text.strip())
-    except ValueError:
-        return 0
 
 
 def _rounded(share: float | None) -> float | None:

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 
@@ -80,6 +81,29 @@ class ArrayState:
         """Elements that run."""
         return self.counts().get(ElementState.RUNNING.value, 0)
 
+    @property
+    def ended(self) -> bool:
+        """Whether all elements have ended, and Slurm has recorded how."""
+        return not self.unknown and not self.alive
+
+    @property
+    def failed(self) -> list[int]:
+        """The elements that did not complete."""
+        elements = sorted(self.elements.items())
+        return [number for number, item in elements if item.state is not ElementState.COMPLETED]
+
+    def failure(self) -> str:
+        """Why the array failed; empty where every element completed."""
+        failed, total = self.failed, len(self.elements)
+        if total and not failed:
+            return ""
+        counts = Counter(self.elements[number].state.value for number in failed)
+        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        exit_code = self.elements[failed[0]].exit_code if failed else ""
+        how = f"; element {failed[0]} exited with {exit_code}" if exit_code else ""
+        found = f"{len(failed)} of {total} elements failed ({states or 'no record'}){how}"
+        return f"array {self.slurm_job_id}: {found}"
+
     def lost(self) -> dict[str, int]:
         """Elements whose worker died, by error class."""
         classes = (element.state.error_class for element in self.elements.values())
@@ -93,15 +117,13 @@ class ArrayState:
 def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[ArrayKey, str]:
     """The lines of each array, by submit time; lines of other jobs are dropped.
 
-    Args:
-        text: lines of `fields` values, then submit time and name, separated by ``|``. The lines
-            of steps follow that of their element and have the name of the step.
-        arrays: the arrays, with their ids.
-        fields: number of values; the first one is the job's id.
+    A line has so many `fields`, the job's id first, then submit time and name, separated by ``|``.
+    The lines of steps follow that of their element and have the name of the step.
     """
     wanted = {(array.slurm_job_id, array.name): array for array in arrays}
-    found: dict[ArrayKey, list[_Start]] = {array: [] for array in wanted.values()}
-    start = _Start("", "")
+    #: By array, the starts of its elements: the submit time, the element's line and its steps'
+    found: dict[ArrayKey, list[tuple[str, list[str]]]] = {array: [] for array in wanted.values()}
+    current: tuple[str, list[str]] = "", []
     for line in text.splitlines():
         # The name is last: only a name may hold a separator.
         words = line.strip().split("|", fields + 1)
@@ -110,40 +132,41 @@ def split_by_array(text: str, arrays: Iterable[ArrayKey], fields: int) -> dict[A
             continue
         job, _, step = words[0].partition(".")
         if not step:
-            start = _Start(job, words[-2])
+            current = job, []
             key = wanted.get((job.partition("_")[0], words[-1]))
             if key is not None:
-                found[key].append(start)
-        if job == start.job:
-            start.lines.append("|".join(words[:fields]))
-    for starts in found.values():
-        starts.sort(key=lambda start: start.submitted)
+                found[key].append((words[-2], current[1]))
+        if job == current[0]:
+            current[1].append("|".join(words[:fields]))
     return {
-        key: "\n".join(line for start in starts for line in start.lines)
+        key: "\n".join(line for _, lines in sorted(starts, key=itemgetter(0)) for line in lines)
         for key, starts in found.items()
     }
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """One start of an element: its line and those of its steps."""
+def job_lines(
+    text: str, fields: Sequence[str]
+) -> Iterator[tuple[str, str, list[int], Mapping[str, str]]]:
+    """Job, step (empty for an element), elements and values of each line, as `fields` name them.
 
-    job: str
-    submitted: str
-    lines: list[str] = field(default_factory=list)
+    The first field is the job's id; a value that was not requested is empty.
+    """
+    for line in text.splitlines():
+        words = line.strip().split("|")
+        job, _, step = words[0].partition(".")
+        numbers = element_numbers(job)
+        if len(words) != len(fields) or numbers is None:
+            log.warning("Slurm printed a line that is not understood: %r", line)
+        else:
+            yield job, step, numbers, defaultdict(str, zip(fields, words, strict=True))
 
 
 def parse_queue(text: str) -> Elements:
     """Elements by array in lines of `QUEUE_FIELDS`."""
     found: Elements = defaultdict(dict)
-    for line in text.splitlines():
-        words = line.strip().split("|")
-        numbers = element_numbers(words[0])
-        if len(words) != len(QUEUE_FIELDS) or numbers is None:
-            log.warning("Slurm printed a line that is not understood: %r", line)
-            continue
-        job, state, node, reason = words
-        element = Element(parse_state(state), node=node, reason="" if reason == "None" else reason)
+    for job, _, numbers, values in job_lines(text, QUEUE_FIELDS):
+        reason = "" if values["%r"] == "None" else values["%r"]
+        element = Element(parse_state(values["%T"]), node=values["%N"], reason=reason)
         found[job.partition("_")[0]].update(dict.fromkeys(numbers, element))
     return found
 

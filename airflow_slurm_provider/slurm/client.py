@@ -10,14 +10,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from contextlib import suppress
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.array_state import (
-    ArrayKey,
-    named,
-    parse_job_id,
-)
+from airflow_slurm_provider.slurm.array_state import ArrayKey, named, parse_job_id
 from airflow_slurm_provider.slurm.cluster_info import Survey
 from airflow_slurm_provider.slurm.queries import MOST_NAMES, JobQueries, pieces
 from airflow_slurm_provider.slurm.remote_folder import (
@@ -38,6 +34,10 @@ from slurm_worker.errors import ServiceError, UserError
 #: The most scripts of other callers that may have been submitted in place of ours.
 _OTHER_SCRIPTS = 3
 
+#: Seconds for which `submit` repeats while Slurm may have taken the array.
+_UNSURE_S = 15.0
+#: The first pause between two tries in seconds; each further one is twice as long.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 #: Refusals that may pass with time.
 _TEMPORARY = ("temporarily", "try again", "queue limit")
 #: Refusals because of the number of jobs that an account, a user or a QOS may have queued.
@@ -57,22 +57,11 @@ class SubmissionCancelledError(UserError):
     """The submission was cancelled, perhaps by somebody else, before Slurm had the array."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientTimes:
-    """How long a client waits for Slurm, in seconds."""
-
-    unsure_s: float = 15.0  #: how long `submit` repeats while Slurm may have taken the array
-    cancel_s: float = 30.0  #: how long `cancel` repeats while arrays wait or run
-    vanished_after_s: float = 120.0  #: see `JobQueries`
-    #: The first pause between two tries; each further one is twice as long
-    first_pause_s: float = 0.5
-    longest_pause_s: float = 5.0
-
-
 class SlurmClient(JobQueries, RemoteFolder):
     """The commands of one cluster, as one user; safe to share between threads.
 
     All methods raise `ServiceError` if the cluster can't be reached; call again to continue.
+    `cancel_s` is how many seconds `cancel` repeats while arrays wait or run.
     """
 
     def __init__(
@@ -81,12 +70,12 @@ class SlurmClient(JobQueries, RemoteFolder):
         remote_dir: str,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        times: ClientTimes = ClientTimes(),
+        cancel_s: float = 30.0,
     ) -> None:
-        JobQueries.__init__(self, transport, clock, times.vanished_after_s)
+        JobQueries.__init__(self, transport, clock)
         RemoteFolder.__init__(self, transport, remote_dir)
         self._sleep = sleep
-        self._times = times
+        self._cancel_s = cancel_s
         self._max_array_size = 0
 
     def close(self) -> None:
@@ -121,12 +110,9 @@ class SlurmClient(JobQueries, RemoteFolder):
     def submit(self, name: str, script: str, folder: str) -> str:
         """Submit `script` under `name` exactly once; return the array's job id.
 
-        Called again with the same name, after any failure, it returns the same array.
-
-        Args:
-            name: the Slurm job's name, which holds the submission's token.
-            script: the batch script; it must set this job name.
-            folder: groups submissions in `remote_dir`, such as the backfill's id.
+        Called again with the same name, after any failure, it returns the same array. The name
+        holds the submission's token, and the batch script must set it. `folder` groups submissions
+        in `remote_dir`, such as those of a backfill.
 
         Raises:
             SubmitRefusedError: if Slurm refuses the script's options; then there is no array.
@@ -142,8 +128,10 @@ class SlurmClient(JobQueries, RemoteFolder):
             except SubmitRefusedError:
                 # Another caller of this name may have replaced our options before sbatch read
                 # them: then Slurm has refused the options of that caller.
-                if not self._was_replaced(name, folder, script):
-                    raise
+                with suppress(ServiceError):
+                    if self.script(name, folder) != script:
+                        continue
+                raise
         return self._put_and_submit(place, name, script)
 
     def withdraw(self, names: Collection[str], folder: str) -> dict[str, str]:
@@ -151,14 +139,9 @@ class SlurmClient(JobQueries, RemoteFolder):
 
         An array that Slurm has already is left alone; `cancel` ends it.
 
-        Args:
-            names: job names, as `submit` takes them.
-            folder: the folder given to `submit`.
-
         Returns:
             The ids of the arrays that exist; the other names will never have one.
         """
-        check_name(folder, "folder")
         known, kept = self.find(names), {}
         place = self._place(folder)
         for some in pieces(sorted(names), MOST_NAMES):
@@ -170,12 +153,9 @@ class SlurmClient(JobQueries, RemoteFolder):
         return kept
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-        """Cancel arrays by their names, and repeat until Slurm has done it.
+        """Cancel arrays by their names, also without an id, and repeat until Slurm has done it.
 
         No other job is hit, also if it has the number of an array now.
-
-        Args:
-            arrays: an id may be absent.
 
         Returns:
             The arrays that waited or ran.
@@ -189,7 +169,7 @@ class SlurmClient(JobQueries, RemoteFolder):
         alive = self.alive({array.name for array in arrays})
         # One that was withdrawn just now may have reached Slurm in between.
         found, targets = set(alive), {array.name for array in alive} | closed
-        deadline, pause = self._clock() + self._times.cancel_s, self._times.first_pause_s
+        deadline, pause = self._clock() + self._cancel_s, _FIRST_PAUSE_S
         while targets:
             result = self._run(submission.CANCEL, *sorted(targets))
             alive = self.alive(targets)
@@ -210,12 +190,6 @@ class SlurmClient(JobQueries, RemoteFolder):
         self.withdraw([name], folder)
         self.cancel([ArrayKey("", name)])
 
-    def _was_replaced(self, name: str, folder: str, script: str) -> bool:
-        try:
-            return self.script(name, folder) != script
-        except ServiceError:
-            return False
-
     def _put_and_submit(self, place: str, name: str, script: str) -> str:
         data = script.encode()
         values = (place, str(len(data)), new_token())
@@ -226,7 +200,7 @@ class SlurmClient(JobQueries, RemoteFolder):
 
     def _submit_in(self, place: str, name: str) -> str:
         deadline = self._clock() + 2 * submission.STALE_ATTEMPT_S
-        pause, error = self._times.first_pause_s, ""
+        pause, error = _FIRST_PAUSE_S, ""
         while True:
             result = self._transport.run(
                 submission.from_stdin(place, name, new_token()),
@@ -239,7 +213,7 @@ class SlurmClient(JobQueries, RemoteFolder):
                 raise _failure(result, place, name)
             if result.code == SubmitExit.UNSURE:
                 error = f": {error_text(result)}"
-                deadline = min(deadline, self._clock() + self._times.unsure_s)
+                deadline = min(deadline, self._clock() + _UNSURE_S)
             if self._clock() > deadline:
                 raise ServiceError(
                     f"cluster: it is not known yet whether Slurm took array {name}{error}",
@@ -250,7 +224,7 @@ class SlurmClient(JobQueries, RemoteFolder):
     def _pause(self, pause: float) -> float:
         """Wait; the next pause."""
         self._sleep(pause)
-        return min(self._times.longest_pause_s, 2 * pause)
+        return min(_LONGEST_PAUSE_S, 2 * pause)
 
 
 def _failure(result: CommandResult, place: str, name: str) -> UserError | ServiceError:

@@ -6,7 +6,6 @@ Each method costs one command.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 
 from airflow_slurm_provider.slurm import submission
@@ -38,11 +37,11 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition; `grace_s` is its ``GraceTime``."""
+    """A partition of the cluster."""
 
     name: str
     default: bool
-    grace_s: int
+    grace_s: int  #: its ``GraceTime``
     preempt_mode: str
 
 
@@ -54,7 +53,7 @@ class Survey:
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:
         self._transport = transport
-        self._remote_dir = remote_dir
+        self._remote_dir = remote_dir.removeprefix("~/")
 
     def settings(self) -> dict[str, str]:
         """The values of ``scontrol show config``; empty where the account may not read them."""
@@ -96,9 +95,8 @@ class Survey:
         Raises:
             UserError: if it can't be written.
         """
-        result = self._transport.run(
-            submission.one_line(submission.TRY_FOLDER, self._remote_dir.removeprefix("~/"), unique)
-        )
+        command = submission.one_line(submission.TRY_FOLDER, self._remote_dir, unique)
+        result = self._transport.run(command)
         if result.code == submission.SubmitExit.UNSAFE:
             raise unsafe_folder(result)
         if result.code:
@@ -110,16 +108,6 @@ class Survey:
         path, filesystem = [*result.stdout.splitlines(), ""][:2]
         return Folder(path, filesystem)
 
-    def why_waiting(self, name: str) -> str:
-        """Slurm's reason why an array waits, such as ``Resources``; empty without one."""
-        result = self._transport.run(
-            shlex.join(["squeue", "-h", f"--name={name}", "-t", "pending", "-o", "%r"])
-        )
-        lines = result.stdout.split("\n")
-        return "" if result.code else lines[0].strip().removeprefix("None")
-
     def remove(self, folder: str) -> None:
         """Remove a folder of submissions with its content, including credentials."""
-        self._transport.run(
-            submission.one_line(_REMOVE, self._remote_dir.removeprefix("~/"), folder)
-        )
+        self._transport.run(submission.one_line(_REMOVE, self._remote_dir, folder))

@@ -74,7 +74,10 @@ class SlurmOptions:
                 hint = f"did you mean {near[0]!r}?" if near else "use extra_args for it"
                 raise UserError(f"slurm.{name}: is not a known option; {hint}")
             if value is not None:
-                checked[name] = _check(name, value)
+                try:
+                    checked[name] = _check(name, value)
+                except ValueError as error:
+                    raise UserError(f"slurm.{name}: {error}") from None
         if "time" in checked:
             checked["grace"] = _check_grace(checked.get("grace"), checked["time"])
         return cls(**checked)
@@ -91,41 +94,43 @@ class SlurmOptions:
 
 
 def _check(name: str, value: object) -> object:
+    """The value; a ValueError says what is wrong with it."""
     if name in _LISTS:
         return _check_list(name, value)
     if name in _NUMBERS:
         return _check_number(name, value)
-    where = f"slurm.{name}"
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise UserError(f"{where}: {value!r} is not text; quote it")
+        raise ValueError(f"{value!r} is not text; quote it")
     if name == "time" and isinstance(value, int):
         # Unquoted, YAML reads 12:00:00 as the number 43200, which Slurm reads as minutes.
-        raise UserError(f'{where}: {value} is a number; quote it: "30" (minutes) or "12:00:00"')
+        raise ValueError(f'{value} is a number; quote it: "30" (minutes) or "12:00:00"')
     text = str(value)
     if not text or _CONTROL.search(text):
-        raise UserError(f"{where}: {text!r} is empty or holds control characters; write one line")
-    try:
-        if name in _SIZES:
-            parse_slurm_memory(text)
-        if name == "time" and parse_slurm_time(text) == 0:
-            raise UserError(f'{where}: {text!r} is not a time above 0; write minutes or "02:00:00"')
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise ValueError(f"{text!r} is empty or holds control characters; write one line")
+    if name in _SIZES:
+        parse_slurm_memory(text)
+    if name == "time" and parse_slurm_time(text) == 0:
+        raise ValueError(f'{text!r} is not a time above 0; write minutes or "02:00:00"')
     return text
 
 
 def _check_number(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"slurm.{name}: {value!r} is not a whole number; write one, unquoted")
+        raise ValueError(f"{value!r} is not a whole number; write one, unquoted")
     if value < 1 and name != "nice":
-        raise UserError(f"slurm.{name}: {value!r} is below 1; write a number above 0")
+        raise ValueError(f"{value!r} is below 1; write a number above 0")
     return value
 
 
 def _check_list(name: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(line, str) for line in value):
-        raise UserError(f"slurm.{name}: {value!r} is not a list of strings; write one per line")
-    return tuple(_check_line(name, line) for line in value)
+        raise ValueError(f"{value!r} is not a list of strings; write one per line")
+    for line in value:
+        if _CONTROL.search(line):
+            raise ValueError(f"{line!r} holds control characters; write one line each")
+        if name == "extra_args":
+            _check_argument(line)
+    return tuple(value)
 
 
 def _check_grace(grace: int | None, time: str) -> int:
@@ -140,13 +145,9 @@ def _check_grace(grace: int | None, time: str) -> int:
     return grace
 
 
-def _check_line(name: str, line: str) -> str:
-    if _CONTROL.search(line):
-        raise UserError(f"slurm.{name}: {line!r} holds control characters; write one line each")
-    if name == "extra_args":
-        if not line.startswith("-"):
-            raise UserError(f"slurm.{name}: {line!r} is not an option; write --name=value")
-        long, short = line.startswith("--"), line[1:2]
-        if line[2:].split("=")[0] in _OURS if long else short in _OURS_SHORT:
-            raise UserError(f"slurm.{name}: {line!r} is set by airflow-slurm-provider; remove it")
-    return line
+def _check_argument(line: str) -> None:
+    if not line.startswith("-"):
+        raise ValueError(f"{line!r} is not an option; write --name=value")
+    long, short = line.startswith("--"), line[1:2]
+    if line[2:].split("=")[0] in _OURS if long else short in _OURS_SHORT:
+        raise ValueError(f"{line!r} is set by airflow-slurm-provider; remove it")

@@ -23,10 +23,8 @@ _FORGET_S = 3600.0
 class ArrayPoller:
     """Queries again when the last result is too old; safe to share between threads.
 
-    Args:
-        query: `SlurmClient.arrays`.
-        clock: seconds.
-        rng: jitter, so that several triggerers don't query at the same moment.
+    `query` is `SlurmClient.arrays`. `rng` gives jitter, so that several triggerers don't query at
+    the same moment.
     """
 
     def __init__(
@@ -48,9 +46,7 @@ class ArrayPoller:
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
         """The array's last known state; unknown where no query has included it yet.
 
-        Args:
-            array: the array.
-            max_age_s: the greatest age of a result in seconds, with a tenth of jitter.
+        `max_age_s` is the greatest age of a result in seconds, with a tenth of jitter.
 
         Raises:
             ServiceError: if the last query failed; the next one comes when it is due.
@@ -59,21 +55,15 @@ class ArrayPoller:
             now = self._clock()
             self._requested[array] = now
             if self._queried is None or now >= self._queried + max_age_s * self._jitter:
-                self._refresh(now)
+                oldest = now - _FORGET_S
+                self._requested = {k: at for k, at in self._requested.items() if at >= oldest}
+                try:
+                    self._states, self._failure = self._query(self._requested.keys()), None
+                except ServiceError as error:
+                    self._failure = error
+                self._queried, self._jitter = self._clock(), self._rng.uniform(0.9, 1.1)
             if self._failure is not None:
                 raise ServiceError(str(self._failure)) from self._failure
             return self._states.get(array) or ArrayState(
                 array.slurm_job_id or array.name, unknown=True
             )
-
-    def _refresh(self, now: float) -> None:
-        self._requested = {
-            key: when for key, when in self._requested.items() if when >= now - _FORGET_S
-        }
-        try:
-            self._states = self._query(self._requested.keys())
-            self._failure = None
-        except ServiceError as error:
-            self._failure = error
-        self._queried = self._clock()
-        self._jitter = self._rng.uniform(0.9, 1.1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -43,6 +42,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 #: The most array ids, and names, in one command line.
 _MOST_IDS, MOST_NAMES = 500, 100
+#: Seconds after which an array counts as ended although its end was never recorded.
+_VANISHED_AFTER_S = 120.0
 #: The account, for a shell.
 _ME = '"$(id -un)"'
 
@@ -51,21 +52,11 @@ class JobQueries:
     """Queries for the jobs of one account; safe to share between threads.
 
     All raise `ServiceError` if Slurm doesn't answer. That does not mean that there is no array.
-
-    Args:
-        vanished_after_s: seconds after which an array counts as ended although its end was
-            never recorded.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        clock: Callable[[], float] = time.monotonic,
-        vanished_after_s: float = 120.0,
-    ) -> None:
+    def __init__(self, transport: Transport, clock: Callable[[], float]) -> None:
         self._transport = transport
         self._clock = clock
-        self._vanished_after_s = vanished_after_s
         self._unknown_since: dict[ArrayKey, float] = {}
 
     def find(self, names: Collection[str]) -> dict[str, str]:
@@ -101,10 +92,8 @@ class JobQueries:
         found = set()
         for some in pieces(sorted(names), MOST_NAMES):
             chosen = f"-t {submission.WAITS_OR_RUNS} --name={','.join(some)}"
-            for line in self._queue(chosen, "%F|%j").splitlines():
-                job, _, name = line.partition("|")
-                if name in some:
-                    found.add(ArrayKey(job, name))
+            pairs = _ids_and_names(self._queue(chosen, "%F|%j"))
+            found |= {ArrayKey(job, name) for job, name in pairs if name in some}
         return found
 
     def array(self, array: ArrayKey) -> ArrayState:
@@ -145,11 +134,9 @@ class JobQueries:
     def _states(self, arrays: Sequence[ArrayKey]) -> dict[ArrayKey, ArrayState]:
         text = self._queue(f"-r -t all -j {_ids(arrays)}", "|".join(QUEUE_FIELDS + QUEUE_IDENTITY))
         queue = split_by_array(text, arrays, len(QUEUE_FIELDS))
-        accounted = True
         try:
             # All records of an id: the latest one may be of a later job with the same number.
             lines = self._record_lines("-nXPD", arrays, STATE_FIELDS)
-            accounted, lines = lines is not None, lines or {}
         except ServiceError as error:
             if not any(queue.values()):
                 raise
@@ -159,9 +146,9 @@ class JobQueries:
         for key in arrays:
             job = key.slurm_job_id
             queued = parse_queue(queue[key]).get(job, {})
-            ended = elements_of(parse_records(lines.get(key, ""), STATE_FIELDS)).get(job, {})
-            array = merge(job, queued, ended)
-            if not accounted and not array.alive:
+            records = parse_records((lines or {}).get(key, ""), STATE_FIELDS)
+            array = merge(job, queued, elements_of(records).get(job, {}))
+            if lines is None and not array.alive:
                 # Without accounting, the queue alone shows that the array has ended.
                 found[key] = ArrayState(job, queued)
             else:
@@ -174,7 +161,7 @@ class JobQueries:
             self._unknown_since.pop(key, None)
             return array
         since = self._unknown_since.setdefault(key, self._clock())
-        if self._clock() - since < self._vanished_after_s:
+        if self._clock() - since < _VANISHED_AFTER_S:
             return array
         log.warning("array %s left the queue, and its end was never recorded", array.slurm_job_id)
         return ArrayState(array.slurm_job_id, array.elements)

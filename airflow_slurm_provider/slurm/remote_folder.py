@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
+from functools import cached_property
 
 from airflow_slurm_provider.slurm import submission
-from airflow_slurm_provider.slurm.submission import SubmitExit
 from airflow_slurm_provider.slurm.transport import (
     CommandResult,
     Transport,
@@ -31,16 +31,12 @@ class RemoteFolder:
 
     All methods raise `UserError` if another user can change the folder, and `ServiceError` if the
     cluster can't be reached. `folder` and `name` are those given to `SlurmClient.submit`.
-
-    Args:
-        remote_dir: the project's folder on the login node, relative to the home folder
-            unless absolute; must be on a file system that the nodes share.
+    `remote_dir` is relative to the home folder unless absolute. The nodes must share it.
     """
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:
         self._transport = transport
         self._remote_dir = remote_dir.removeprefix("~/")
-        self._base = ""
 
     def put_file(self, name: str, data: bytes) -> str:
         """Put a file into `remote_dir`; return its path.
@@ -48,11 +44,10 @@ class RemoteFolder:
         Skipped where a file of this name and SHA-256 exists. A partial upload is never visible.
         """
         check_name(name, "file")
-        base = self._base_folder()
         digest = hashlib.sha256(data).hexdigest()
-        if self._run(submission.HAS_FILE, base, name, digest).code:
-            self._upload("file", base, name, data)
-        return f"{base}/{name}"
+        if self._run(submission.HAS_FILE, self._base, name, digest).code:
+            self._upload("file", self._base, name, data)
+        return f"{self._base}/{name}"
 
     def put_secret(self, folder: str, name: str, data: bytes) -> str:
         """Put a file that only the account can read, replacing one of this name; return its path.
@@ -77,15 +72,12 @@ class RemoteFolder:
         check_name(folder, "folder")
         if name is not None:
             check_name(name, "job")
-        return "/".join([self._base_folder(), "jobs", folder, *([name] if name else [])])
+        return "/".join([self._base, "jobs", folder, *([name] if name else [])])
 
-    def _base_folder(self) -> str:
-        if not self._base:
-            made = self._run_checked(
-                "making the remote folder", submission.MAKE_FOLDER, self._remote_dir
-            )
-            self._base = made.strip()
-        return self._base
+    @cached_property
+    def _base(self) -> str:
+        what = "making the remote folder"
+        return self._run_checked(what, submission.MAKE_FOLDER, self._remote_dir).strip()
 
     def _upload(self, what: str, place: str, name: str, data: bytes) -> None:
         values = (place, name, str(len(data)), new_token())
@@ -101,7 +93,7 @@ class RemoteFolder:
     def _run_checked(self, what: str, program: str, *arguments: str, stdin: bytes = b"") -> str:
         """Run a program; its output. An error names `what`."""
         result = self._run(program, *arguments, stdin=stdin)
-        if result.code == SubmitExit.UNSAFE:
+        if result.code == submission.SubmitExit.UNSAFE:
             raise unsafe_folder(result)
         if result.code:
             raise ServiceError(f"cluster: {what} failed: {error_text(result)}")

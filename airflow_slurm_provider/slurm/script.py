@@ -1,7 +1,9 @@
-"""The batch script, as a pure function of its parts.
+"""Batch scripts, as pure functions of their parts: of workers, and of a user's own script.
 
-The worker is started by ``srun``: only steps receive the preemption signal, and
-``--signal`` without ``B:`` goes to steps alone. Nothing secret is ever in it.
+A worker is started by ``srun``: only steps receive the preemption signal, and ``--signal``
+without ``B:`` goes to steps alone. A user's script is always an array, so the code for the
+workers' arrays also submits, finds and watches it; a single job is element 0. Nothing secret is
+ever in a script.
 """
 
 from __future__ import annotations
@@ -11,10 +13,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.submission import first_command
 from slurm_worker.errors import UserError
 
 #: A site's ``module`` command, where the login node has one: functions are not exported.
-MODULES = ('[ -z "${MODULESHOME-}" ] || type module >/dev/null 2>&1 || . "$MODULESHOME/init/bash"',)
+_MODULES = '[ -z "${MODULESHOME-}" ] || type module >/dev/null 2>&1 || . "$MODULESHOME/init/bash"'
+#: Logs are beside the script: the submission's folder is the job's working directory.
+_LOG_OPTIONS = ("--output=worker-%a.log", "--open-mode=append")
+#: The folder of users' batch jobs in the remote folder.
+BATCH_FOLDER = "batch"
+_RANGE = r"\d+(-\d+(:\d+)?)?"
+_ARRAY = re.compile(rf"{_RANGE}(,{_RANGE})*(%\d+)?")
+_LONGEST_NAME = 150
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -28,20 +38,13 @@ def render_script(
 ) -> str:
     """The script of an array of `workers` elements, each of which runs `command`.
 
-    Args:
-        options: the user's options.
-        name: the Slurm job's name.
-        workers: elements, at least 1.
-        command: the worker's argument list.
-        environment: variables for it; no secrets.
+    `environment` must hold no secrets.
     """
     throttle = f"%{options.throttle}" if options.throttle else ""
     arguments = [
         f"--job-name={name}",
         f"--array=0-{workers - 1}{throttle}",
-        # Beside the script: the submission's folder is the job's working directory.
-        "--output=worker-%a.log",
-        "--open-mode=append",
+        *_LOG_OPTIONS,
         "--requeue",
         f"--signal=USR1@{options.grace}",
         *options.arguments(),
@@ -51,12 +54,12 @@ def render_script(
     words = " ".join(map(quote, [*options.command_prefix, *command]))
     lines = [
         "#!/bin/bash",
-        *directives(arguments),
+        *_directives(arguments),
         "",
         # Only the account can read what workers write; `setup` may change that.
         "umask 077",
-        *exports(environment),
-        *(MODULES if options.setup else ()),
+        *_exports(environment),
+        *([_MODULES] if options.setup else []),
         *options.setup,
         f"exec srun --ntasks=1{cpus} --kill-on-bad-exit=1 {words}",
         "",
@@ -64,7 +67,43 @@ def render_script(
     return "\n".join(lines)
 
 
-def directives(arguments: Sequence[str]) -> list[str]:
+def batch_script(
+    options: SlurmOptions, *, name: str, array: str, body: str, environment: Mapping[str, str]
+) -> str:
+    """The user's script with our options, which override those in the script.
+
+    `array` has the elements, as ``sbatch --array`` takes them. `body` is a shell script, with or
+    without ``#!`` and ``#SBATCH`` lines. `environment` must hold no secrets.
+
+    Raises:
+        UserError: naming the field, the value and the fix.
+    """
+    if not _ARRAY.fullmatch(array):
+        raise UserError(f"array: {array!r} is not a list of elements; write 0-9, 1,3,5 or 0-99%10")
+    if options.command_prefix:
+        raise UserError("slurm.command_prefix: is only for backfills; write it into the script")
+    if not body.strip():
+        raise UserError("script: is empty; give the lines to run")
+    lines = body.splitlines()
+    if not lines[0].startswith("#!"):
+        lines.insert(0, "#!/bin/bash")
+    # Of several directives of a name, sbatch takes the last one.
+    head = first_command(lines)
+    throttle = f"%{options.throttle}" if options.throttle and "%" not in array else ""
+    own = [f"--job-name={name}", f"--array={array}{throttle}", *_LOG_OPTIONS]
+    ours = _directives([*options.arguments(), *own])
+    modules = [_MODULES] if "bash" in lines[0] else []
+    body_lines = [*ours, *_exports(environment), *modules, *options.setup, *lines[head:]]
+    return "\n".join([*lines[:head], *body_lines, ""])
+
+
+def batch_name(label: str, token: str) -> str:
+    """A Slurm job name that begins with `label`; other characters become ``-``."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", label).lstrip("._-")[:_LONGEST_NAME]
+    return f"{plain or 'job'}.{token}"
+
+
+def _directives(arguments: Sequence[str]) -> list[str]:
     """Options as lines that ``sbatch`` reads.
 
     Raises:
@@ -73,13 +112,12 @@ def directives(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         # sbatch reads its lines as a shell would, except that it drops backslashes.
         if "\\" in argument:
-            raise UserError(
-                f"slurm: {argument!r} holds a backslash, which sbatch drops", "remove it"
-            )
+            problem = f"slurm: {argument!r} holds a backslash, which sbatch drops"
+            raise UserError(problem, "remove it")
     return [f"#SBATCH {quote(argument)}" for argument in arguments]
 
 
-def exports(environment: Mapping[str, str]) -> list[str]:
+def _exports(environment: Mapping[str, str]) -> list[str]:
     """Lines that set variables; no secrets.
 
     Raises:

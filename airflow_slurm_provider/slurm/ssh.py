@@ -12,6 +12,7 @@ import shlex
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,10 +45,7 @@ _SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 class SshTransport:
     """A login node over one SSH connection.
 
-    Args:
-        connect: opens a connected client; called again when the connection broke.
-        clock: seconds, for pauses and time limits.
-        sleep: waits, while the node has too many sessions.
+    `connect` opens a connected client; it is called again when the connection broke.
     """
 
     def __init__(
@@ -61,7 +59,10 @@ class SshTransport:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._sessions = threading.BoundedSemaphore(_MOST_SESSIONS)
-        self._current: _Connection | None = None
+        self._current: paramiko.SSHClient | None = None
+        #: The number of commands that use each connection
+        self._users: Counter[paramiko.SSHClient] = Counter()
+        self._host = "the login node"
         self._was_connected = False
         self._failures = 0
         self._not_before = 0.0
@@ -72,26 +73,29 @@ class SshTransport:
         """See `Transport.run`."""
         deadline = self._clock() + timeout
         with self._sessions:
-            connection, channel = self._open_channel(timeout)
+            client, channel = self._open_channel(timeout)
             try:
-                line = self.wrap(command)
-                return self._own_output(
-                    _execute(channel, line, stdin, lambda: deadline - self._clock())
+                result = _execute(
+                    channel, self.wrap(command), stdin, lambda: deadline - self._clock()
                 )
+                # The output of the command alone; all output if the login shell did not run it.
+                both = (result.stdout, result.stderr)
+                own = (text.rpartition(f"{self._start}\n")[2] for text in both)
+                return CommandResult(result.code, *own)
             except TimeoutError as error:
-                self._retire(connection)
-                message = no_answer(f"cluster: {connection.host}", timeout, command)
+                self._retire(client)
+                message = no_answer(f"cluster: {self._host}", timeout, command)
                 raise ServiceError(message) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
+                self._retire(client)
                 raise ServiceError(
-                    f"cluster: the SSH connection to {connection.host} broke "
+                    f"cluster: the SSH connection to {self._host} broke "
                     f"({type(error).__name__}: {error})",
                     "try again to open a new one",
                 ) from error
             finally:
                 channel.close()
-                self._leave(connection)
+                self._leave(client)
 
     def wrap(self, command: str) -> str:
         """The command line for the login shell: `command` in a clean environment."""
@@ -100,69 +104,63 @@ class SshTransport:
     def close(self) -> None:
         """See `Transport.close`."""
         with self._lock:
-            connection = self._current
-        if connection is not None:
-            self._retire(connection)
+            client, self._current = self._current, None
+            used = client in self._users
+        if client is not None and not used:
+            client.close()
 
-    def _own_output(self, result: CommandResult) -> CommandResult:
-        """The output of the command alone; all output if the login shell did not run it."""
-        return CommandResult(
-            result.code,
-            result.stdout.rpartition(f"{self._start}\n")[2],
-            result.stderr.rpartition(f"{self._start}\n")[2],
-        )
-
-    def _open_channel(self, timeout: float) -> tuple[_Connection, paramiko.Channel]:
+    def _open_channel(self, timeout: float) -> tuple[paramiko.SSHClient, paramiko.Channel]:
         """A channel on the shared connection, which is replaced once if it went stale."""
         replaced, refused, pause = False, 0.0, _SESSION_PAUSE_S
         while True:
-            connection = self._join()
+            client = self._join()
             try:
-                return connection, connection.open_session(timeout)
+                transport = client.get_transport()
+                if transport is None or not transport.is_active():
+                    raise paramiko.SSHException("the connection is closed")
+                return client, transport.open_session(timeout=timeout)
             except paramiko.ChannelException as error:
                 # The connection works, and other threads use it. sshd counts a session for a
                 # moment after its end, so there may be one too many just now.
-                self._leave(connection)
+                self._leave(client)
                 if refused > _SESSIONS_REFUSED_S:
                     raise ServiceError(
-                        f"cluster: {connection.host} refuses more sessions ({error.text})",
+                        f"cluster: {self._host} refuses more sessions ({error.text})",
                         "try again later",
                     ) from error
                 self._sleep(pause)
                 refused, pause = refused + pause, 2 * pause
             except (paramiko.SSHException, OSError, EOFError) as error:
-                self._retire(connection)
-                self._leave(connection)
+                self._retire(client)
+                self._leave(client)
                 if replaced:
                     raise ServiceError(
-                        f"cluster: {connection.host} opens no session ({error})", "try again"
+                        f"cluster: {self._host} opens no session ({error})", "try again"
                     ) from error
                 replaced = True
 
-    def _join(self) -> _Connection:
+    def _join(self) -> paramiko.SSHClient:
         with self._lock:
             if self._current is None:
                 self._current = self._connected()
-            self._current.users += 1
+            self._users[self._current] += 1
             return self._current
 
-    def _leave(self, connection: _Connection) -> None:
+    def _leave(self, client: paramiko.SSHClient) -> None:
         with self._lock:
-            connection.users -= 1
-            idle = connection.users == 0 and connection is not self._current
+            self._users[client] -= 1
+            self._users = +self._users
+            idle = client not in self._users and client is not self._current
         if idle:
-            connection.client.close()
+            client.close()
 
-    def _retire(self, connection: _Connection) -> None:
+    def _retire(self, client: paramiko.SSHClient) -> None:
         """Use it for nothing new; it is closed when its last user leaves."""
         with self._lock:
-            if self._current is connection:
+            if self._current is client:
                 self._current = None
-            idle = connection.users == 0
-        if idle:
-            connection.client.close()
 
-    def _connected(self) -> _Connection:
+    def _connected(self) -> paramiko.SSHClient:
         if self._clock() < self._not_before:
             raise type(self._refusal)(str(self._refusal))
         try:
@@ -180,24 +178,9 @@ class SshTransport:
         self._was_connected = True
         transport = client.get_transport()
         if transport is not None:
+            self._host = str(transport.getpeername()[0])
             transport.set_keepalive(_KEEPALIVE_S)
-        return _Connection(client)
-
-
-class _Connection:
-    """One SSH connection and the number of commands that use it."""
-
-    def __init__(self, client: paramiko.SSHClient) -> None:
-        self.client = client
-        self.users = 0
-        transport = client.get_transport()
-        self.host = str(transport.getpeername()[0]) if transport else "the login node"
-
-    def open_session(self, timeout: float) -> paramiko.Channel:
-        transport = self.client.get_transport()
-        if transport is None or not transport.is_active():
-            raise paramiko.SSHException("the connection is closed")
-        return transport.open_session(timeout=timeout)
+        return client
 
 
 def _execute(
@@ -227,10 +210,9 @@ def _send(channel: paramiko.Channel, stdin: bytes, in_time: Callable[[], None]) 
             in_time()
             channel.sendall(stdin[start : start + _PIECE])
         channel.shutdown_write()
-    except TimeoutError:
-        raise
-    except OSError:
-        return
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise
 
 
 def _receive(receive: Callable[[int], bytes], in_time: Callable[[], None]) -> bytes:
@@ -251,21 +233,32 @@ def _pause(error: SlurmWorkerError, failures: int) -> float:
     return min(_LONGEST_PAUSE_S, 2.0 ** min(failures, 10)) * random.uniform(0.5, 1.0)
 
 
-def explain_failure(error: Exception) -> SlurmWorkerError:
-    """Why there is no connection, in one line; the class tells whether the user can fix it."""
+def explain_failure(
+    error: Exception, host: str = "", port: int = 22, user: str | None = None, key_file: str = ""
+) -> SlurmWorkerError:
+    """Why there is no connection, in one line; the class tells whether the user can fix it.
+
+    `host` and the others are what the site gave; they are absent for a connection of Airflow's.
+    """
     if isinstance(error, SlurmWorkerError):
         return error
-    if isinstance(error, paramiko.AuthenticationException) or "authentication methods" in str(
-        error
-    ):
-        return UserError(f"cluster: the login was refused ({error})", "check user, key and agent")
+    refused = isinstance(error, paramiko.AuthenticationException)
+    if refused or "authentication methods" in str(error):
+        login = f"{host!r} refused the login of {user or 'this account'}"
+        fix = f"check user and key_file {key_file!r} (in ssh-agent, where it is encrypted)"
+        return UserError(
+            f"cluster: {login if host else 'the login was refused'} ({error})",
+            fix if key_file else "check user, key and agent",
+        )
     if isinstance(error, paramiko.BadHostKeyException):
         return UserError(
             f"cluster.known_hosts: the key of {error.hostname!r} is not the known one",
             "if the node was reinstalled, replace its line; if not, somebody may be listening in",
         )
     if isinstance(error, OSError):
-        return HostUnreachable(f"cluster.host: can't be reached ({error})", "check host and port")
+        where = f"{host!r} port {port} " if host else ""
+        fix = "check host, port and the network"
+        return HostUnreachable(f"cluster.host: {where}can't be reached ({error})", fix)
     return ServiceError(f"cluster: SSH: {error}", "try again")
 
 
@@ -311,7 +304,7 @@ def open_paramiko(
         )
     except Exception as error:
         client.close()
-        raise _explain_for(host, port, user, key_file, error) from error
+        raise explain_failure(error, host, port, user, key_file or "") from error
     return client
 
 
@@ -345,27 +338,6 @@ def _expand(field: str, name: str) -> str:
     if not path.is_file():
         raise UserError(f"cluster.{field}: there is no file {name!r}", "correct the path")
     return str(path)
-
-
-def _explain_for(
-    host: str, port: int, user: str | None, key_file: str | None, error: Exception
-) -> SlurmWorkerError:
-    """`explain_failure`, with the names that the site gave."""
-    explained = explain_failure(error)
-    if isinstance(explained, HostUnreachable):
-        return HostUnreachable(
-            f"cluster.host: {host!r} port {port} can't be reached ({error})",
-            "check both, and the network",
-        )
-    if explained is error or isinstance(error, paramiko.BadHostKeyException):
-        return explained
-    if isinstance(explained, UserError):
-        key = f" {key_file!r} (in ssh-agent, where it is encrypted)" if key_file else " and agent"
-        return UserError(
-            f"cluster: {host!r} refused the login of {user or 'this account'} ({error})",
-            f"check user and key_file{key}",
-        )
-    return explained
 
 
 class _RefuseUnknown(paramiko.MissingHostKeyPolicy):

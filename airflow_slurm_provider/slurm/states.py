@@ -81,15 +81,12 @@ _TERMINAL = {*_ERROR_CLASSES, ElementState.COMPLETED, ElementState.REVOKED} - {
 @lru_cache(maxsize=256)
 def parse_state(text: str) -> ElementState:
     """The state in ``RUNNING``, ``CANCELLED by 1001`` or ``OUT_OF_ME+``."""
-    word = text.strip().split(" ")[0].upper()
-    if word.endswith("+"):
-        stem = word[:-1]
-        matches = [state for state in ElementState if state.value.startswith(stem)]
-        if stem and len(matches) == 1:
-            return matches[0]
-    try:
+    word, cut, _ = text.strip().split(" ")[0].upper().partition("+")
+    if word in ElementState.__members__:
         return ElementState(word)
-    except ValueError:
-        # The cache makes this one warning per word.
-        log.warning("Slurm printed an unknown state: %r; it counts as alive", text)
-        return ElementState.UNKNOWN
+    found = [state for state in ElementState if cut and state.value.startswith(word)]
+    if len(found) == 1:
+        return found[0]
+    # The cache makes this one warning per word.
+    log.warning("Slurm printed an unknown state: %r; it counts as alive", text)
+    return ElementState.UNKNOWN

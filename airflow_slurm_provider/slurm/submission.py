@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -319,10 +320,14 @@ def guarded(script: str) -> str:
     lines = script.split("\n")
     if not _SHELL.match(lines[0]) or _GUARD in lines:
         return script
-    # sbatch reads no directive behind the first command.
-    first = next((n for n, line in enumerate(lines) if line and not line.startswith("#")), None)
-    position = len(lines) if first is None else first
+    position = first_command(lines)
     return "\n".join([*lines[:position], _GUARD, *lines[position:]])
+
+
+def first_command(lines: Sequence[str]) -> int:
+    """The position of a script's first command; sbatch reads no directive behind it."""
+    others = ("", "#")
+    return next((n for n, line in enumerate(lines) if line.strip()[:1] not in others), len(lines))
 
 
 def one_line(program: str, *arguments: str) -> str:

@@ -15,6 +15,8 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.node.slurm_variables import COMMANDS, ENGLISH, KEPT, PREFIXES, REMOVED, cleaned
 
 _MOST_CHARACTERS = 400
+#: What commands print before their errors.
+_OWN_NAME = re.compile(r"^s(batch|queue|acct|cancel): (error: )?")
 #: What `submission` prints about a folder that it refuses.
 _UNSAFE = re.compile(r"^(odd|owner|open) (/.*)$", re.MULTILINE)
 
@@ -69,10 +71,7 @@ class LocalTransport:
     """This machine is the login node.
 
     A command has its own session and is never killed. Like one over SSH it continues when its
-    caller is interrupted or has waited too long.
-
-    Args:
-        environment: variables beside this process's own.
+    caller is interrupted or has waited too long. It gets `environment` over this process's own.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -148,30 +147,23 @@ def no_answer(where: str, timeout: float, command: str) -> str:
 def error_text(result: CommandResult) -> str:
     """The error output of a command in one line."""
     text = result.stderr if result.stderr.strip() else result.stdout
-    lines = [
-        re.sub(r"^s(batch|queue|acct|cancel): (error: )?", "", line.strip())
-        for line in text.splitlines()
-        if line.strip()
-    ]
-    return "; ".join(lines)[:_MOST_CHARACTERS] or f"exit code {result.code}"
+    words = (_OWN_NAME.sub("", line.strip()) for line in text.splitlines())
+    return "; ".join(filter(None, words))[:_MOST_CHARACTERS] or f"exit code {result.code}"
 
 
 def unsafe_folder(result: CommandResult) -> UserError:
     """The error for a folder that another user can change; `submission` printed the reason."""
     found = _UNSAFE.search(result.stderr)
     reason, path = found.groups() if found else ("odd", "")
-    name = "name a folder of this account, such as .airflow-slurm in its home folder"
-    if reason == "odd":
-        return UserError("cluster.remote_dir: can't tell who may change a part of its path", name)
+    problem = {
+        "odd": "can't tell who may change a part of its path",
+        "open": f"other users can write into {path!r} and change what jobs run",
+        "owner": f"{path!r} belongs to another user, who can change what jobs run",
+    }[reason]
+    fix = "name a folder of this account, such as .airflow-slurm in its home folder"
     if reason == "open":
-        return UserError(
-            f"cluster.remote_dir: other users can write into {path!r} and change what jobs run",
-            f"check it for files that are not yours and run chmod go-w on it, or {name}",
-        )
-    return UserError(
-        f"cluster.remote_dir: {path!r} belongs to another user, who can change what jobs run",
-        name,
-    )
+        fix = f"check it for files that are not yours and run chmod go-w on it, or {fix}"
+    return UserError(f"cluster.remote_dir: {problem}", fix)
 
 
 def keeps_no_accounting(result: CommandResult) -> bool:

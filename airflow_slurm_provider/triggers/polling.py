@@ -33,9 +33,7 @@ _THREADS = ThreadPoolExecutor(16, thread_name_prefix="slurm-trigger")
 class PollBudget(FailureBudget):
     """The budget of status queries in a row that fail, for a wait in a trigger or in a task.
 
-    :param poll_interval: seconds between two queries.
-    :param log: gets a line for each failed query.
-    :param failures_allowed: queries in a row that may fail.
+    `poll_interval` is in seconds; `log` gets a line for each failed query.
     """
 
     def __init__(
@@ -61,11 +59,9 @@ class PollBudget(FailureBudget):
 class PollingTrigger(BaseTrigger):
     """Polls at an interval, in threads, until there is an event; fires once.
 
-    Where polling fails for good, the event has the status ``failed``.
+    Where polling fails for good, the event has the status ``failed``. Parameters without a line
+    here are those of the operators' `JobWaiter`.
 
-    :param slurm_conn_id: connection of type ``slurm``.
-    :param aws_conn_id: connection of type ``aws``.
-    :param poll_interval: seconds between two status queries.
     :param cancel_on_kill: cancel the array or job when the waiting task is killed or cleared.
     :param failures_allowed: queries in a row that may fail before the task fails.
     :param settle_s: seconds before the first event; where None, see `default_settle_s`.

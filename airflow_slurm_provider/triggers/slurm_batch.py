@@ -6,15 +6,17 @@ from typing import Any
 
 from airflow_slurm_provider.airflow_errors import task_log
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
-from airflow_slurm_provider.slurm.batch import FOLDER, failure, has_ended, last_output
+from airflow_slurm_provider.slurm.client import SlurmClient
+from airflow_slurm_provider.slurm.script import BATCH_FOLDER
 from airflow_slurm_provider.triggers.polling import PollingTrigger
+from slurm_worker.errors import ServiceError
+
+#: So many last lines of at most so many elements are in the event.
+_LINES, _TAILS = 20, 3
 
 
 class SlurmBatchTrigger(PollingTrigger):
-    """Fires once: ``finished`` or ``failed``.
-
-    :param slurm_job_id: the array.
-    :param name: its name.
+    """Fires once: ``finished`` or ``failed``. `slurm_job_id` and `name` are the array's.
 
     The other parameters are those of `PollingTrigger`; no connection to AWS is needed.
     """
@@ -30,13 +32,20 @@ class SlurmBatchTrigger(PollingTrigger):
     def poll(self) -> dict[str, Any] | None:
         """Query the array's state once."""
         array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
-        line = array_line(array)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
+        line = f"array {array.slurm_job_id}: {counts or 'not known yet'}"
         if line != self._logged:
             self._logged = line
             task_log(self)(line)
-        if not has_ended(array):
+        if not array.ended:
             return None
-        return batch_event(array, last_output(self.hook.get_conn(), self.name, array))
+        problem = array.failure()
+        return {
+            "status": "failed" if problem else "finished",
+            "message": problem or line,
+            "states": array.counts(),
+            "output": _last_output(self.hook.get_conn(), self.name, array),
+        }
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
@@ -44,21 +53,16 @@ class SlurmBatchTrigger(PollingTrigger):
 
     def cancel(self) -> None:
         """Cancel the array."""
-        self.hook.get_conn().end(self.name, FOLDER)
+        self.hook.get_conn().end(self.name, BATCH_FOLDER)
 
 
-def array_line(array: ArrayState) -> str:
-    """An array in one line for a log."""
-    counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
-    return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
-
-
-def batch_event(array: ArrayState, output: str) -> dict[str, Any]:
-    """The event for an array that has ended."""
-    problem = failure(array)
-    return {
-        "status": "failed" if problem else "finished",
-        "message": problem or array_line(array),
-        "states": array.counts(),
-        "output": output,
-    }
+def _last_output(client: SlurmClient, name: str, array: ArrayState) -> str:
+    """The last lines of elements that failed; of the first element where none did."""
+    shown = []
+    for element in (array.failed or sorted(array.elements)[:1])[:_TAILS]:
+        try:
+            text = client.output(name, BATCH_FOLDER, element, _LINES)
+        except ServiceError as error:
+            text = str(error)
+        shown += [f"{array.slurm_job_id}_{element}: {line}" for line in text.splitlines()]
+    return "\n".join(shown)

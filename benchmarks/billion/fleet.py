@@ -24,7 +24,7 @@ from benchmarks.billion.aws import Client, Services
 from benchmarks.claims import Hub, HubClock
 from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.failure_budget import FailureBudget
-from slurm_worker.node.backoff import (
+from slurm_worker.node.activity import (
     LEASE_AHEAD_S,
     SERVICE_FAILURES_ALLOWED,
     Idle,
@@ -41,7 +41,7 @@ from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.shard_progress import ShardTotals
 from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Lease, Lost
+from slurm_worker.protocol.tasks import Lease
 from slurm_worker.rate_limits.limiter import RateLimiter
 
 JOB = JobId("billion")
@@ -420,8 +420,8 @@ class SimWorker:
             if now - run.saved >= self._fleet.scenario.checkpoint_s:
                 self._save(run)
             sent = self._fleet.hub.now
-            result = self._table.heartbeat(run.lease, 0, 0, checkpoint=run.note)
-            if isinstance(result, Lost):
+            renewed = self._table.heartbeat(run.lease, 0, 0, checkpoint=run.note)
+            if not renewed:
                 run.lost = True
             else:
                 run.acknowledged = sent

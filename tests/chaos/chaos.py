@@ -25,6 +25,7 @@ from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.array_state import ArrayKey, named
 from airflow_slurm_provider.slurm.states import ElementState
@@ -262,7 +263,7 @@ class Round:
 
     def _disturb_until_complete(self, behind_proxies: Services, config: Config) -> None:
         deadline = time.monotonic() + self._size.deadline_s
-        while not (state := api.progress(self._services, self._job_id)).complete:
+        while not (state := read_progress(self._services, self._job_id)).complete:
             if time.monotonic() > deadline:
                 raise ChaosError(
                     f"job {self._job_id} is not complete after {self._size.deadline_s:.0f} s: "

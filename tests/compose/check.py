@@ -23,10 +23,10 @@ from typing import Any
 
 import yaml
 
-from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.protocol.keys import JobId
 from tests.stack.airflow_api import AirflowApi
 from tests.stack.demo import DAGS, report_failure, reset_planes_api, run_dags
@@ -255,7 +255,7 @@ def lose_a_node(compose: Compose, services: Services, folder: Path) -> None:
         return any(e.node == LOST and e.state.value == "RUNNING" for each in states for e in each)
 
     _until(on_the_node, "a worker on the node", 120.0)
-    _until(lambda: api.progress(services, job_id).ok, "a first result", 120.0)
+    _until(lambda: read_progress(services, job_id).ok, "a first result", 120.0)
     compose.podman("kill", compose.container(LOST))
     slurmctl("wait", ITEMS_JOB)
     slurmctl("aggregate", ITEMS_JOB)

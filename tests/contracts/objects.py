@@ -15,9 +15,7 @@ from slurm_worker.protocol.ports import ObjectStore
 class ObjectStoreContract:
     """Inherit and give a fixture `objects` and a fixture `folder` (a fresh key prefix)."""
 
-    def test_what_was_put_is_read_whole_and_in_ranges(
-        self, objects: ObjectStore, folder: str
-    ) -> None:
+    def test_an_object_is_read_whole_and_in_ranges(self, objects: ObjectStore, folder: str) -> None:
         objects.put(f"{folder}a", b"0123456789")
         assert objects.get(f"{folder}a") == b"0123456789"
         assert objects.get(f"{folder}a", start=3, length=4) == b"3456"
@@ -33,7 +31,7 @@ class ObjectStoreContract:
         assert not objects.put_new(f"{folder}a", b"second")
         assert objects.get(f"{folder}a") == b"first"
 
-    def test_of_concurrent_put_new_one_wins(self, objects: ObjectStore, folder: str) -> None:
+    def test_one_of_concurrent_put_new_wins(self, objects: ObjectStore, folder: str) -> None:
         won = []
 
         def create(number: int) -> None:
@@ -73,7 +71,7 @@ class ObjectStoreContract:
         assert not objects.put_if(f"{folder}none", b"x", found.tag)
         assert objects.get(f"{folder}none") is None
 
-    def test_of_concurrent_put_if_one_wins(self, objects: ObjectStore, folder: str) -> None:
+    def test_one_of_concurrent_put_if_wins(self, objects: ObjectStore, folder: str) -> None:
         objects.put(f"{folder}a", b"first")
         found = objects.read(f"{folder}a")
         assert found is not None
@@ -91,7 +89,7 @@ class ObjectStoreContract:
         assert len(won) == 1
         assert objects.get(f"{folder}a") == str(won[0]).encode()
 
-    def test_a_copy_is_the_same_and_of_nothing_there_is_none(
+    def test_a_copy_has_the_same_bytes_and_a_missing_object_has_none(
         self, objects: ObjectStore, folder: str
     ) -> None:
         objects.put(f"{folder}a", b"0123456789")
@@ -106,7 +104,7 @@ class ObjectStoreContract:
             objects.put(folder + name, b"x")
         assert list(objects.list(folder)) == [f"{folder}a", f"{folder}b", f"{folder}c/d"]
 
-    def test_a_listing_tells_size_and_age(self, objects: ObjectStore, folder: str) -> None:
+    def test_a_listing_gives_size_and_age(self, objects: ObjectStore, folder: str) -> None:
         before = time.time()
         objects.put(f"{folder}a", b"0123456789")
         objects.put(f"{folder}b", b"")
@@ -118,7 +116,7 @@ class ObjectStoreContract:
         # By the store's clock, in whole seconds where it is S3.
         assert all(abs(each.modified - before) < 60 for each in entries)
 
-    def test_many_are_deleted_at_once_also_those_that_are_gone(
+    def test_many_objects_are_deleted_at_once_and_missing_ones_are_ignored(
         self, objects: ObjectStore, folder: str
     ) -> None:
         for name in ("a", "b", "c"):
@@ -132,13 +130,13 @@ class ObjectStoreContract:
         objects.delete(f"{folder}a")
         assert objects.get(f"{folder}a") is None
 
-    def test_an_object_that_is_not_there_can_not_be_brought(
+    def test_downloading_a_missing_object_is_an_error(
         self, objects: ObjectStore, folder: str, tmp_path: Path
     ) -> None:
         with pytest.raises(Missing):
             objects.download(f"{folder}none", str(tmp_path / "down"))
 
-    def test_files_go_up_and_come_down_unchanged(
+    def test_files_are_uploaded_and_downloaded_unchanged(
         self, objects: ObjectStore, folder: str, tmp_path: Path
     ) -> None:
         (tmp_path / "up").write_bytes(b"\x00\xff" * 1000)

@@ -60,15 +60,17 @@ class RowsContract:
         result = rows.update(pk, "a", below(5))
         assert isinstance(result, Refused)
 
-    def test_an_update_of_no_row_is_refused_without_a_row(self, rows: Rows, pk: str) -> None:
+    def test_an_update_of_a_missing_row_is_refused_without_a_row(self, rows: Rows, pk: str) -> None:
         assert rows.update(pk, "absent", raised()) == Refused(None)
 
-    def test_remove_takes_the_attribute_away(self, rows: Rows, pk: str) -> None:
+    def test_remove_deletes_the_attribute(self, rows: Rows, pk: str) -> None:
         rows.put_new({"pk": pk, "sk": "a", "n": 1, "log": ["x"]})
         rows.update(pk, "a", below(5))
         assert rows.get(pk, "a") == {"pk": pk, "sk": "a", "n": 2}
 
-    def test_a_query_walks_in_order_past_a_key_up_to_a_limit(self, rows: Rows, pk: str) -> None:
+    def test_a_query_gives_rows_in_order_after_a_key_up_to_a_limit(
+        self, rows: Rows, pk: str
+    ) -> None:
         for name in ("c", "a", "b", "d"):
             rows.put_new({"pk": pk, "sk": name})
         assert [row["sk"] for row in rows.query(pk)] == ["a", "b", "c", "d"]
@@ -82,7 +84,7 @@ class RowsContract:
         rows.delete(pk, "a")
         assert rows.get(pk, "a") is None
 
-    def test_what_is_left_of_each_shard_only_rises_and_is_read_at_once(self, rows: Rows) -> None:
+    def test_the_stage_of_a_shard_only_rises_and_all_are_read_at_once(self, rows: Rows) -> None:
         cursors = ShardCursors(rows, JobId(f"test-{uuid.uuid4().hex}"), 16)
         told = [(3, Stage.LEASED), (11, Stage.ENDED), (3, Stage.ENDED), (11, Stage.LEASED)]
         for shard, stage in told:
@@ -91,7 +93,7 @@ class RowsContract:
         assert ended == {3, 11}
         assert set(cursors.stages(2).values()) == {Stage.READY}, "of an older generation"
 
-    def test_of_concurrent_conditional_updates_exactly_so_many_apply(
+    def test_exactly_as_many_concurrent_updates_apply_as_their_condition_allows(
         self, rows: Rows, pk: str
     ) -> None:
         rows.put_new({"pk": pk, "sk": "a", "n": 0})

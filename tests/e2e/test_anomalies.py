@@ -21,7 +21,7 @@ import pytest
 
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind, read_alerts
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot

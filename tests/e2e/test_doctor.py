@@ -248,7 +248,7 @@ WITHOUT_NODE: dict[str, tuple[Callable[[Setup], None], str, str]] = {
     "no such user": (user_unknown, "ssh", "check user and key_file"),
     "no key file": (key_missing, "ssh", "correct the path"),
     "the key is another": (key_of_another, "ssh", "check user and key_file"),
-    "nothing listens at the port": (port_closed, "ssh", "check both, and the network"),
+    "nothing listens at the port": (port_closed, "ssh", "check host, port and the network"),
     "no Slurm on the login node": (no_slurm, "slurm", "non-interactive shells"),
     "no sacct on the login node": (no_sacct, "accounting", "non-interactive shells"),
     "the remote folder can't be written": (
@@ -350,7 +350,7 @@ def test_a_table_with_provisioned_capacity_is_warned_of(setup: Setup) -> None:
     assert "PAY_PER_REQUEST" in findings["table"]["mend"]
 
 
-def test_a_store_without_conditional_put_is_warned_of(setup: Setup) -> None:
+def test_a_store_without_conditional_put_gives_a_warning(setup: Setup) -> None:
     url = setup.closing.enter_context(ignorant_store(setup.dynamodb))
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket="doctor-e2e")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -155,8 +156,8 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     on_lost = [n for n, node in nodes.items() if node == lost]
     others = [n for n, node in nodes.items() if node != lost]
     assert on_lost, nodes
-    until(lambda: api.worker_failures(services, job_id), "the loss is known")
-    assert api.worker_failures(services, job_id)[0].error_class.value == "out_of_memory"
+    until(lambda: find_worker_failures(services, job_id), "the loss is known")
+    assert find_worker_failures(services, job_id)[0].error_class.value == "out_of_memory"
     others = [n for n in running() if n in others]
     command("scancel", f"{array}_{others[0]}")
     command("scontrol", "requeue", f"{array}_{others[1]}")
@@ -188,7 +189,7 @@ def test_memory_cancel_requeue_and_a_lost_node_each_have_their_class(
     after = attempts(services, job_id)
     assert [task for task in after if after[task] != before[task]] == ["000-00000000"]
     assert services.store(job_id).marker(TaskId("000-00000000")) is not None
-    assert api.progress(services, job_id).ok == len(items)
+    assert read_progress(services, job_id).ok == len(items)
 
 
 def attempts(services: Services, job_id: JobId) -> dict[str, int]:
@@ -199,11 +200,11 @@ def attempts(services: Services, job_id: JobId) -> dict[str, int]:
 
 
 def classes(services: Services, job_id: JobId) -> set[str]:
-    return {each.error_class.value for each in api.worker_failures(services, job_id)}
+    return {each.error_class.value for each in find_worker_failures(services, job_id)}
 
 
 def test_a_worker_at_its_time_limit_has_the_class_walltime(services: Services, hung: JobId) -> None:
     until(lambda: "walltime" in classes(services, hung), "the walltime is known", 240)
-    (loss,) = [e for e in api.worker_failures(services, hung) if e.error_class.value == "walltime"]
+    (loss,) = [e for e in find_worker_failures(services, hung) if e.error_class.value == "walltime"]
     assert loss.state == "TIMEOUT"
     assert loss.elapsed_s >= 60

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.progress import Progress
+from airflow_slurm_provider.coordinator.status.progress import Progress, read_progress
 from slurm_worker.protocol.keys import JobId
 
 
@@ -107,7 +106,7 @@ def job_facts(services: Services, job_id: str) -> JobFacts:
             error_rows[error_class] = error_rows.get(error_class, 0) + 1
     return JobFacts(
         job_id=job_id,
-        table=api.progress(services, name),
+        table=read_progress(services, name),
         items=manifest["items"],
         rows=rows,
         keys=len(keys),

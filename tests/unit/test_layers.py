@@ -130,7 +130,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_command_line_and_the_coordinator_run_without_airflow() -> None:
     program = (
         "import sys\n"
-        "from airflow_slurm_provider.cli import results, status, submit\n"
+        "from airflow_slurm_provider.cli import control, results, status\n"
         "from airflow_slurm_provider.coordinator import api\n"
         "print('airflow' in sys.modules)\n"
     )

@@ -39,10 +39,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--submission", default="manual", help="names the folder of the logs")
     run.add_argument("--processes", type=int, default=1, help="worker processes to start")
     run.add_argument(
-        "--scratch",
-        type=Path,
-        default=None,
-        help="node-local folder (default: $SLURM_TMPDIR, $TMPDIR or /tmp)",
+        "--scratch", type=Path, help="node-local folder (default: $SLURM_TMPDIR, $TMPDIR or /tmp)"
     )
     check = commands.add_parser("check", help="load all that a worker needs; print a report")
     check.set_defaults(function=_check)

@@ -12,10 +12,7 @@ BATCH_MARK = "__slurm_worker_batch__"
 def batch(size: int = 100) -> Callable[[F], F]:
     """Mark a handler that takes a list of up to `size` items and returns as many results.
 
-    An exception in place of a result fails only that item.
-
-    Raises:
-        ValueError: if `size` is not a positive integer.
+    An exception in place of a result fails only that item. A wrong `size` is a ValueError.
     """
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError("batch: size must be a positive number of items; write @batch(size=100)")

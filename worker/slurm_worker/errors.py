@@ -1,18 +1,6 @@
 """Error classes, the exceptions a handler raises, and the classifier.
 
-    SlurmWorkerError
-    ├── UserError           a mistake in a config, argument or input: one line, exit code 2
-    ├── ServiceError        a service can't be reached or refuses: exit code 3
-    │   ├── Throttled       it serves no more requests at the moment
-    │   ├── Missing         there is no such object
-    │   ├── AccessDenied    these credentials may not do this
-    │   ├── InvalidRequest  it can never do this very request
-    │   ├── NoCredentials   AWS's SDK finds no credentials: exit code 2
-    │   └── HostUnreachable the login node can't be reached (a UserError as well)
-    ├── ItemError           raised by a handler: this item failed, with this class
-    │   └── RateLimited     ... because the server limits the rate
-    └── FatalError          raised by a handler: stop the whole job
-
+A handler raises `ItemError`, `RateLimited` or `FatalError`. The others are the project's own.
 The classifier knows exceptions by qualified name, so that the node imports no HTTP library.
 """
 
@@ -61,14 +49,14 @@ class SlurmWorkerError(Exception):
 
 
 class UserError(SlurmWorkerError):
-    """A configuration, argument or input is wrong; the text has field, value and fix."""
+    """A configuration, argument or input is wrong; exit code 2. The text has field, value, fix."""
 
     def __init__(self, message: str = "", fix: str = "") -> None:
         super().__init__(printable_lines(message), printable_lines(fix))
 
 
 class ServiceError(SlurmWorkerError):
-    """A service can't be reached, or refused the request."""
+    """A service can't be reached, or refused the request; exit code 3."""
 
     def __init__(self, message: str = "", fix: str = "") -> None:
         super().__init__(printable_lines(message), printable_lines(fix))
@@ -79,10 +67,7 @@ class Throttled(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """A service can never do this very request: it is too large, for example.
-
-    The service has not failed; the task is the cause.
-    """
+    """A service can never do this request, as it is too large; the task is the cause."""
 
 
 class Missing(ServiceError):
@@ -96,16 +81,15 @@ class AccessDenied(ServiceError):
 class NoCredentials(ServiceError):
     """AWS's SDK finds no credentials that it can use.
 
-    On a node no task is the cause, and another node may have credentials. In a command it is a
-    mistake in the settings.
+    No task is the cause, and another node may have credentials. In a command: exit code 2.
     """
 
 
 class HostUnreachable(UserError, ServiceError):
     """The login node that the site names can't be reached.
 
-    Both classes: a wrong name in a config is the user's to fix (exit code 2), and a login node
-    that is down for an hour is worth another try (Airflow's retries).
+    The name may be wrong, which is the user's to fix (exit code 2). Or the node is down for an
+    hour, which is worth another try (Airflow's retries).
     """
 
 
@@ -129,12 +113,7 @@ class ItemError(SlurmWorkerError):
 
 
 class RateLimited(ItemError):
-    """The server limits the rate.
-
-    Args:
-        retry_after: seconds that the server wants us to wait; None if unknown.
-        message: what a person should read about it.
-    """
+    """The server limits the rate: wait `retry_after` seconds; None if that is not known."""
 
     def __init__(self, retry_after: float | None = None, message: str = "rate limited") -> None:
         super().__init__(ErrorClass.RATE_LIMITED, message)
@@ -200,7 +179,6 @@ _BY_ERRNO = {
     errno.EHOSTUNREACH: ErrorClass.NETWORK,
 }
 
-
 _WITH_PLACE = re.compile(r"(.*) \(([^()]+:\d+ in [^()]+)\)", re.DOTALL)
 
 
@@ -215,9 +193,7 @@ def classify_status(status: int) -> ErrorClass:
         429: ErrorClass.RATE_LIMITED,
         504: ErrorClass.TIMEOUT,
     }
-    if status in special:
-        return special[status]
-    return ErrorClass.NETWORK if status >= 500 else ErrorClass.BAD_INPUT
+    return special.get(status, ErrorClass.NETWORK if status >= 500 else ErrorClass.BAD_INPUT)
 
 
 def classify(error: BaseException, rules: Sequence[ClassRule] = ()) -> ErrorClass:

@@ -13,11 +13,7 @@ class FailureBudget:
         self.failures = 0
 
     def allow(self, *, counts: bool = True) -> bool:
-        """Record a failure; return whether to try again.
-
-        A failure that alone is never a reason to give up, such as a throttled request, does not
-        count.
-        """
+        """Record a failure; return whether to try again. A throttled request does not count."""
         self.failures += 1
         self._counted += counts
         return self._counted <= self._allowed

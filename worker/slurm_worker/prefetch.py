@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 READERS = 16
@@ -20,16 +21,13 @@ def prefetch(
 ) -> Generator[tuple[_A, _B], None, None]:
     """(input, function(input)) in order, with at most `window` of them computed ahead."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[_A, Future[_B]]] = deque()
+        computed = ((value, pool.submit(function, value)) for value in inputs)
+        waiting = deque(islice(computed, window))
         try:
-            for value in inputs:
-                waiting.append((value, pool.submit(function, value)))
-                if len(waiting) >= window:
-                    first, result = waiting.popleft()
-                    yield first, result.result()
             while waiting:
-                first, result = waiting.popleft()
-                yield first, result.result()
+                value, result = waiting.popleft()
+                yield value, result.result()
+                waiting.extend(islice(computed, 1))
         finally:
             # After an error, or if the reader stops early, the rest is not waited for.
             pool.shutdown(wait=True, cancel_futures=True)

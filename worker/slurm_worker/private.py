@@ -25,22 +25,12 @@ class UnsafeFolder(PermissionError):
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a folder of which another user can change any part of the path.
-
-    Raises:
-        UnsafeFolder: naming the part.
-        OSError: if it can't be read.
-    """
+    """Raise an `UnsafeFolder` if another user can change any part of the folder's path."""
     absolute, real = Path(os.path.abspath(path)), path.resolve()  # noqa: PTH100  keeps the links
     trusted = {os.getuid(), 0, *_unmapped()}
     # Also the links on the way: their owners decide where they lead.
     for part in dict.fromkeys([absolute, *absolute.parents, real, *real.parents]):
-        found = part.lstat()
-        if found.st_uid not in trusted:
-            raise _of_another(part, found)
-        sticky = found.st_mode & stat.S_ISVTX
-        if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_WRITE and not sticky:
-            raise _open_to_others(part, found)
+        _check(part, trusted, stat.S_ISVTX)
 
 
 def own_folder(path: Path) -> Path:
@@ -53,22 +43,13 @@ def own_folder(path: Path) -> Path:
     _make(path)
     check_folder(path)
     real = path.resolve()
-    found = real.lstat()
-    if found.st_uid != os.getuid():
-        raise _of_another(real, found)
-    if found.st_mode & _OTHERS_WRITE:
-        raise _open_to_others(real, found)
+    _check(real, {os.getuid()}, 0)
     real.chmod(0o700)
     return real
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """Make a folder for this user alone, with a random name.
-
-    Raises:
-        UnsafeFolder: if another user can change any part of the parent's path.
-        OSError: if it can't be made.
-    """
+    """Make a folder for this user alone, with a random name; raises what `own_folder` does."""
     _make(parent)
     check_folder(parent)
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent.absolute()))
@@ -92,13 +73,14 @@ def _make(path: Path) -> None:
                 folder.mkdir(0o700)
 
 
-def _of_another(path: Path, found: os.stat_result) -> UnsafeFolder:
-    return UnsafeFolder(f"{str(path)!r} belongs to another user (uid {found.st_uid})")
-
-
-def _open_to_others(path: Path, found: os.stat_result) -> UnsafeFolder:
+def _check(path: Path, owners: set[int], safe_mode: int) -> None:
+    """Refuse what others own, or may change, unless a bit of `safe_mode` makes that safe."""
+    found = path.lstat()
     mode = stat.S_IMODE(found.st_mode)
-    return UnsafeFolder(f"other users can change {str(path)!r} (mode {mode:04o})")
+    if found.st_uid not in owners:
+        raise UnsafeFolder(f"{str(path)!r} belongs to another user (uid {found.st_uid})")
+    if mode & _OTHERS_WRITE and not mode & safe_mode and not stat.S_ISLNK(found.st_mode):
+        raise UnsafeFolder(f"other users can change {str(path)!r} (mode {mode:04o})")
 
 
 def _unmapped() -> list[int]:

@@ -19,15 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from slurm_worker.errors import Missing
-from slurm_worker.protocol.ports import (
-    Applied,
-    ObjectInfo,
-    Refused,
-    Row,
-    Statement,
-    StoredObject,
-    Value,
-)
+from slurm_worker.protocol import ports
+from slurm_worker.protocol.ports import Applied, ObjectInfo, Refused, Row, StoredObject, Value
 
 _Part = TypeVar("_Part")
 _TOKEN = re.compile(r"\s*(<>|<=|>=|[=<>+\-(),]|[#:]?\w+)")
@@ -56,7 +49,8 @@ class MemoryRows:
         """See `ports.Rows.get`."""
         with self._lock:
             self._count("get")
-            return _copied_or_none(self._rows.get(pk, {}).get(sk))
+            found = self._rows.get(pk, {}).get(sk)
+            return found and _copied(found)
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
@@ -69,16 +63,15 @@ class MemoryRows:
             self._set(pk, sk, _copied(row))
             return Applied(_copied(row))
 
-    def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+    def update(self, pk: str, sk: str, statement: ports.Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
-            before: Row = dict(existing) if existing is not None else {}
-            values = statement.values
-            if not _Parser(statement.condition, before, values).condition():
-                return Refused(_copied_or_none(existing))
-            after = _Parser(statement.update, before, values).update()
+            before = existing or {}
+            if not _Parser(statement.condition, before, statement.values).condition():
+                return Refused(existing and _copied(existing))
+            after = _Parser(statement.update, before, statement.values).update()
             after.update(pk=pk, sk=sk)
             self._set(pk, sk, after)
             return Applied(_copied(after))
@@ -95,12 +88,11 @@ class MemoryRows:
         """See `ports.Rows.query`."""
         with self._lock:
             self._count("query")
-            partition = self._rows.get(pk, {})
             order = self._order.get(pk, [])
             chosen = order[bisect_right(order, after) :]
             if backwards:
                 chosen.reverse()
-            found = [_copied(partition[sk]) for sk in chosen[:limit]]
+            found = [_copied(self._rows[pk][sk]) for sk in chosen[:limit]]
         yield from found
 
     def delete(self, pk: str, sk: str) -> None:
@@ -113,9 +105,8 @@ class MemoryRows:
     def all_rows(self) -> list[Row]:
         """Every row of the table, by partition and in the order of their sort keys."""
         with self._lock:
-            return [
-                _copied(self._rows[pk][sk]) for pk, order in self._order.items() for sk in order
-            ]
+            keys = [(pk, sk) for pk, order in self._order.items() for sk in order]
+            return [_copied(self._rows[pk][sk]) for pk, sk in keys]
 
     def _set(self, pk: str, sk: str, row: Row) -> None:
         partition = self._rows.setdefault(pk, {})
@@ -142,9 +133,7 @@ class MemoryObjects:
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
         body = self.objects.get(key)
-        if body is None:
-            return None
-        return body[start:] if length is None else body[start : start + length]
+        return body and body[start : None if length is None else start + length]
 
     def put(self, key: str, body: bytes) -> None:
         """See `ports.ObjectStore.put`."""
@@ -162,8 +151,7 @@ class MemoryObjects:
     def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
         with self._lock:
-            body = self.objects.get(key)
-            if body is None:
+            if (body := self.objects.get(key)) is None:
                 return None
             return StoredObject(body, _tag(body), self.modified.get(key, 0.0))
 
@@ -234,8 +222,7 @@ class ManualClock:
     """A clock that moves only by `advance` and `sleep`."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
-        self._now = now
-        self._start = now
+        self._now = self._start = now
 
     def now(self) -> float:
         """See `ports.Clock.now`."""
@@ -252,10 +239,6 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Move the time forward."""
         self._now += seconds
-
-
-def _copied_or_none(row: Row | None) -> Row | None:
-    return None if row is None else _copied(row)
 
 
 def _copied(row: Row) -> Row:
@@ -301,15 +284,15 @@ class _Parser:
 
     def update(self) -> Row:
         after = dict(self._row)
-        while (verb := self._peek()) is not None:
-            if verb not in ("SET", "REMOVE"):
-                raise ValueError(f"unexpected {verb!r} in an update expression")
-            self._next()
+        while self._peek() is not None:
+            verb = self._next()
             if verb == "SET":
                 after.update(self._separated(",", self._assignment))
-            else:
+            elif verb == "REMOVE":
                 for name in self._separated(",", self._next):
                     after.pop(name[1:], None)
+            else:
+                raise ValueError(f"unexpected {verb!r} in an update expression")
         return after
 
     def _assignment(self) -> tuple[str, Value]:
@@ -320,21 +303,15 @@ class _Parser:
     def _comparison(self) -> bool:
         word = self._peek()
         if word == "(":
-            self._next()
-            result = self.condition()
-            self._expect(")")
+            (result,) = self._arguments(self.condition)
             return result
         if word in ("attribute_exists", "attribute_not_exists"):
             self._next()
-            self._expect("(")
-            present = self._next().lstrip("#") in self._row
-            self._expect(")")
-            return present is (word == "attribute_exists")
-        left = self._operand()
-        compare = _COMPARE[self._next()]
-        right = self._operand()
+            (name,) = self._arguments(self._next)
+            return (name.lstrip("#") in self._row) is (word == "attribute_exists")
         # A comparison with a missing attribute is false, except <>.
-        return compare(left, right)
+        left, compare = self._operand(), _COMPARE[self._next()]
+        return compare(left, self._operand())
 
     def _sum(self) -> Value:
         left = self._operand()
@@ -356,15 +333,19 @@ class _Parser:
             self._expect(")")
             return self._row.get(name, default)
         if word == "list_append":
-            self._expect("(")
-            first, second = self._separated(",", self._sum)
-            self._expect(")")
+            first, second = self._arguments(self._sum)
             if not isinstance(first, list) or not isinstance(second, list):
                 raise ValueError("list_append takes lists")
             return first + second
         if word.startswith(":"):
             return self._values[word[1:]]
         return self._row.get(word[1:])
+
+    def _arguments(self, part: Callable[[], _Part]) -> list[_Part]:
+        self._expect("(")
+        found = self._separated(",", part)
+        self._expect(")")
+        return found
 
     def _separated(self, separator: str, part: Callable[[], _Part]) -> list[_Part]:
         """Every part: all are read, whatever the first ones give."""
@@ -379,10 +360,8 @@ class _Parser:
 
     def _next(self) -> str:
         self._at += 1
-        word: str = self._tokens[self._at - 1]
-        return word
+        return self._tokens[self._at - 1]
 
     def _expect(self, word: str) -> None:
-        found = self._next()
-        if found != word:
+        if (found := self._next()) != word:
             raise ValueError(f"expected {word!r}, found {found!r}")

@@ -25,9 +25,11 @@ _PACKAGES = (
     "structlog",
 )
 _MODULES = ("six", "typing_extensions")
-_BOTOCORE_DATA = ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin")
-#: Services whose resources a handler may use: ``boto3.resource("s3")``.
-_BOTO3_DATA = ("dynamodb", "s3")
+#: Services whose data is kept; of boto3, those a handler may use as ``boto3.resource("s3")``.
+_DATA = {
+    "botocore": ("dynamodb", "s3", "sts", "sso", "sso-oidc", "signin"),
+    "boto3": ("dynamodb", "s3"),
+}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 #: Runs the file $1 only if its SHA-256 is $2. It is read once, so the hashed bytes are what runs.
@@ -144,13 +146,10 @@ def build() -> tuple[str, bytes]:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for member, path in files:
-            archive.writestr(
-                zipfile.ZipInfo(member, _EPOCH), path.read_bytes(), zipfile.ZIP_DEFLATED
-            )
-        values = {"{digest}": name, "{version}": __version__, "{files}": str(len(files) + 1)}
-        main = _MAIN
-        for field, value in values.items():
-            main = main.replace(field, value)
+            info = zipfile.ZipInfo(member, _EPOCH)
+            archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
+        main = _MAIN.replace("{digest}", name).replace("{version}", __version__)
+        main = main.replace("{files}", str(len(files) + 1))
         archive.writestr(zipfile.ZipInfo("__main__.py", _EPOCH), main)
     return name, out.getvalue()
 
@@ -170,10 +169,8 @@ def _wanted(path: Path) -> bool:
     parts = path.parts
     if "__pycache__" in parts or path.suffix in (".pyc", ".pyi", ".so"):
         return False
-    if parts[:2] == ("botocore", "data") and len(parts) > 3:
-        return parts[2] in _BOTOCORE_DATA
-    if parts[:2] == ("boto3", "data") and len(parts) > 3:
-        return parts[2] in _BOTO3_DATA
+    if parts[0] in _DATA and parts[1] == "data" and len(parts) > 3:
+        return parts[2] in _DATA[parts[0]]
     return parts[:2] != ("boto3", "examples")
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from airflow_slurm_provider.cli.rendering.output import Fields, by_class
-from airflow_slurm_provider.slurm.array_state import named
+from airflow_slurm_provider.cli.rendering.output import Fields, by_class, by_count
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.printable import printable
 
@@ -56,15 +55,13 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
 
 
 def workers_text(status: JobStatus) -> str:
-    """The array in a line."""
+    """How many workers are alive, and their states."""
     array = status.array
     if array is None:
         return "none needed" if status.finished else "not submitted"
-    arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
-        return f"{arrays}: not known to Slurm yet"
-    states = ", ".join(f"{count:,} {state}" for state, count in sorted(array.counts().items()))
-    return f"{arrays}: {array.alive:,} alive ({states})"
+        return "not known to Slurm yet"
+    return f"{array.alive:,} alive ({by_count(array.counts())})"
 
 
 def worker_failure_fields(failures: Sequence[WorkerFailure] | None) -> Fields:
@@ -141,13 +138,6 @@ def manifest_fields(manifest: Manifest) -> Fields:
 
 def _warnings(job_id: str, ok: int, failed: int) -> Fields:
     return [("note", f"most items failed; see: slurmctl errors {job_id}")] if failed > ok else []
-
-
-def dataset_text(manifest: Manifest | None, address: str) -> str:
-    """The dataset in a line."""
-    if manifest is None:
-        return "not published"
-    return f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {address}"
 
 
 def event_line(event: AuditEvent) -> str:

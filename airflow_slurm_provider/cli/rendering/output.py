@@ -30,13 +30,10 @@ def show(text: str, *, head: str = "", colour: str = "") -> None:
 
 
 def emit(as_json: bool, document: Mapping[str, object], shown: Fields | str) -> int:
-    """Print a command's result on stdout; the exit code of a command that has succeeded.
+    """Print a command's result on stdout: as JSON in one line, or as people read it; return 0.
 
-    Args:
-        as_json: print `document` in one line, else `shown`.
-        document: the stable machine form.
-        shown: the form for people: text, or fields. Fields are a table on a terminal, and
-            ``label: value`` lines in a pipe. One without a label continues the one before it.
+    `document` is the stable machine form. Fields are a table on a terminal, and ``label: value``
+    lines in a pipe. A field without a label continues the one before it.
     """
     if as_json:
         click.echo(json.dumps(document, sort_keys=True))
@@ -57,6 +54,12 @@ def by_class(counts: Mapping[str, int]) -> str:
         return "0"
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return f"{total:,} ({', '.join(f'{name} {count:,}' for name, count in largest if count)})"
+
+
+def by_count(counts: Mapping[str, int]) -> str:
+    """Counts by state or class, the largest first: ``2 RUNNING, 1 PENDING``."""
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in largest if count) or "none"
 
 
 def _indented(text: str) -> str:

@@ -8,7 +8,7 @@ through.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -16,7 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airflow_slurm_provider.cli.rendering.fields import event_line
+from airflow_slurm_provider.cli.rendering.fields import event_line, workers_text
+from airflow_slurm_provider.cli.rendering.output import by_count
 from airflow_slurm_provider.coordinator.status.audit_log import as_utc
 from airflow_slurm_provider.coordinator.status.eta import Eta, eta_of, stragglers, usual_ms
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
@@ -25,6 +26,7 @@ from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from airflow_slurm_provider.units import format_duration
 from slurm_worker.printable import printable
 from slurm_worker.protocol.job_rows import AuditEvent
+from slurm_worker.protocol.job_totals import WorkTotals
 
 _NODES, _STRAGGLERS, _EVENTS = 8, 5, 5
 
@@ -100,22 +102,14 @@ def _counts(status: JobStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("tasks", _by_count(progress.tasks))
-    table.add_row("workers", _text(_workers(status)))
-    table.add_row("failed items", _text(_by_count(progress.failed), "red"))
+    table.add_row("tasks", by_count(progress.tasks))
+    table.add_row("workers", _text(workers_text(status)))
+    table.add_row("failed items", _text(by_count(progress.failed), "red"))
     if progress.task_errors:
-        table.add_row("failed tasks", _text(_by_count(progress.task_errors), "red"))
+        table.add_row("failed tasks", _text(by_count(progress.task_errors), "red"))
     if status.snapshot is not None and status.snapshot.lost:
         table.add_row("leases lost", f"{status.snapshot.lost:,}")
     return table
-
-
-def _workers(status: JobStatus) -> str:
-    if status.array is None:
-        return "none needed" if status.finished else "not submitted"
-    if status.array.unknown:
-        return "not known to Slurm yet"
-    return f"{status.array.alive:,} alive ({_by_count(status.array.counts())})"
 
 
 def _nodes(status: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
@@ -129,10 +123,7 @@ def _nodes(status: JobStatus, snapshot: Snapshot) -> list[RenderableType]:
         return []
     table = _table("node", "workers", "tasks done", "items ok", "failed", "failed %")
     for name in names[:_NODES]:
-        share = done.get(name)
-        if share is None:
-            table.add_row(_text(name), f"{running[name]:,}", "0", "0", "0", "")
-            continue
+        share = done.get(name, WorkTotals())
         items = share.ok + share.failed
         percent = f"{share.failed / items:.1%}" if items else ""
         table.add_row(
@@ -188,8 +179,3 @@ def _table(*columns: str) -> Table:
 
 def _more(count: int, what: str) -> list[RenderableType]:
     return [Text(f"and {count:,} more {what}", style="dim")] if count > 0 else []
-
-
-def _by_count(counts: Mapping[str, int]) -> str:
-    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {name}" for name, count in largest if count) or "none"

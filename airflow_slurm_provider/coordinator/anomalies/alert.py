@@ -1,17 +1,28 @@
-"""An alert: how an anomaly is reported."""
+"""Alerts, and the audit log, where all processes that watch a job agree on its episodes.
+
+An episode begins with an event under a name made of kind, subject and number, and ends with a
+second one. Both are written by conditional puts: of several processes that detect the same
+thing, one writes it, and only that one delivers the alert.
+
+Requests: one query to read; two writes to raise an alert or to end its episode.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
+from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol.job_rows import AuditEvent
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Value
 
 #: The alert's action in the audit log, and that of its episode's end.
 RAISED, OVER = "anomaly", "anomaly over"
+_PREFIX = f"{RAISED}/"
 
 
 class AnomalyKind(str, Enum):
@@ -60,36 +71,49 @@ class Alert:
     def detail(self) -> dict[str, Value]:
         """How the audit log stores it; fractions as text, since rows hold none."""
         return {
-            "kind": self.kind.value,
-            "subject": self.subject,
-            "episode": self.episode,
+            **_episode(self),
             "message": self.message,
             "advice": self.advice,
-            "numbers": {
-                name: number if isinstance(number, int) else repr(number)
-                for name, number in self.numbers.items()
-            },
+            "numbers": {n: x if isinstance(x, int) else repr(x) for n, x in self.numbers.items()},
         }
 
-    @classmethod
-    def of_event(cls, job_id: str, event: AuditEvent) -> Alert:
-        """Read an event of the audit log with the action `RAISED`."""
-        detail = event.detail
-        numbers = cast("dict[str, int | str]", detail["numbers"])
-        return cls(
-            job_id=job_id,
-            kind=AnomalyKind(str(detail["kind"])),
-            subject=str(detail["subject"]),
-            episode=cast("int", detail["episode"]),
-            message=str(detail["message"]),
-            advice=str(detail["advice"]),
-            numbers={
-                name: number if isinstance(number, int) else float(number)
-                for name, number in numbers.items()
-            },
-            at_ms=event.at_ms,
-        )
 
-    def ended(self, at_ms: int) -> Alert:
-        """The same alert, its episode over."""
-        return replace(self, over_ms=at_ms)
+def read_alerts(services: Services, job_id: JobId) -> list[Alert]:
+    """All alerts that were raised for a job, oldest first."""
+    return alerts_of(job_id, (event for _, event in services.jobs(job_id).events_once(_PREFIX)))
+
+
+def alerts_of(job_id: str, events: Iterable[AuditEvent]) -> list[Alert]:
+    """The alerts that these events of the audit log raise and end, oldest first."""
+    raised: list[Alert] = []
+    ended: dict[str, int] = {}
+    for event in events:
+        if event.action == RAISED:
+            raised.append(_alert(job_id, event))
+        elif event.action == OVER:
+            ended["{kind}/{subject}/{episode}".format(**event.detail)] = event.at_ms
+    alerts = (replace(alert, over_ms=ended.get(alert.id, 0)) for alert in raised)
+    return sorted(alerts, key=lambda alert: alert.at_ms)
+
+
+def append_alert(jobs: JobTable, actor: str, alert: Alert) -> bool:
+    """Write the alert; False if another process has."""
+    return jobs.audit(actor, RAISED, alert.detail(), once=f"{_PREFIX}{alert.id}")
+
+
+def append_end(jobs: JobTable, actor: str, alert: Alert) -> bool:
+    """Write that the alert's episode is over; False if another process has."""
+    return jobs.audit(actor, OVER, _episode(alert), once=f"{_PREFIX}{alert.id}/over")
+
+
+def _episode(alert: Alert) -> dict[str, Value]:
+    return {"kind": alert.kind.value, "subject": alert.subject, "episode": alert.episode}
+
+
+def _alert(job_id: str, event: AuditEvent) -> Alert:
+    """Read what `Alert.detail` wrote."""
+    detail: Mapping[str, Any] = event.detail
+    numbers = {n: x if isinstance(x, int) else float(x) for n, x in detail["numbers"].items()}
+    fields = {name: detail[name] for name in ("subject", "episode", "message", "advice")}
+    kind = AnomalyKind(detail["kind"])
+    return Alert(job_id, kind, **fields, numbers=numbers, at_ms=event.at_ms)

@@ -1,4 +1,4 @@
-"""What a detector keeps of earlier observations: little, and bounded.
+"""Observations of a job, and what a detector keeps of earlier ones: little, and bounded.
 
 Most of what it needs is in the snapshot itself (`JobTotals` has durations and the timeline).
 This is the rest: when something last ended, and the counters of some minutes ago.
@@ -10,15 +10,38 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.anomalies.statistics import Share
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
+from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
+from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
+from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.task_history import TaskEvent
 
 #: Samples per window: the resolution of "some minutes ago".
 _SAMPLES = 5
 #: Lost leases whose nodes are kept; more would not change a verdict.
 _MOST_LOST = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A snapshot, and what else is known at that time: what the detector is given."""
+
+    snapshot: Snapshot  #: the job's tasks
+    finished: bool = False  #: every task has ended
+    workers: int | None = None  #: elements of the array that run; None where Slurm was not queried
+    #: Node by the beginning of its workers' names (``<array>_<element>-``)
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    limits: tuple[LimitState, ...] = ()  #: the state of the job's rate limits
+    #: The cost of the workers' requests so far; None where it is not known
+    dollars: float | None = None
+    estimate: float = 0.0  #: the expected cost of their requests in the whole job, in dollars
+    lease: LeaseConfig = field(default_factory=LeaseConfig)  #: times of the job's leases
+
+    @property
+    def at_ms(self) -> int:
+        """When, by AWS's clock."""
+        return self.snapshot.at_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +90,8 @@ class Baseline:
 
     def sample_before(self, now_ms: int, seconds: float) -> CounterSample | None:
         """The latest sample that is at least `seconds` old."""
-        old = [sample for sample in self.samples if sample.at_ms <= now_ms - seconds * 1000]
-        return old[-1] if old else None
+        old = (one for one in reversed(self.samples) if one.at_ms <= now_ms - seconds * 1000)
+        return next(old, None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `from_dict` reads it."""
@@ -85,18 +108,13 @@ class Baseline:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Baseline:
         """Read what `to_dict` wrote."""
-        return cls(
-            raw["ended"],
-            raw["ended_ms"],
-            raw["since_ms"],
-            raw["looked_ms"],
-            [CounterSample(*sample) for sample in raw["marks"]],
-            [
-                NodeSample(at_ms, {name: Share(*counts) for name, counts in shares.items()})
-                for at_ms, shares in raw["nodes"]
-            ],
-            [(at_ms, node) for at_ms, node in raw["losses"]],
-        )
+        times = raw["ended_ms"], raw["since_ms"], raw["looked_ms"]
+        samples = [CounterSample(*sample) for sample in raw["marks"]]
+        nodes = [
+            NodeSample(at_ms, {name: Share(*counts) for name, counts in shares.items()})
+            for at_ms, shares in raw["nodes"]
+        ]
+        return cls(raw["ended"], *times, samples, nodes, [(at, node) for at, node in raw["losses"]])
 
     def _note_ends(self, observation: Observation) -> None:
         snapshot = observation.snapshot

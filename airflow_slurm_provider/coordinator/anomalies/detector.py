@@ -16,8 +16,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.anomalies import limit_rules, rules
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline
-from airflow_slurm_provider.coordinator.anomalies.observation import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline, Observation
 from airflow_slurm_provider.coordinator.anomalies.rule_context import Detection, RuleContext
 from airflow_slurm_provider.coordinator.anomalies.rules import EXPLAINS, Rule
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
@@ -147,16 +146,8 @@ class Detector:
             return None
         episode.open, episode.number = True, episode.number + 1
         episode.numbers = finding.numbers
-        return Alert(
-            observation.snapshot.job.job,
-            finding.kind,
-            finding.subject,
-            episode.number,
-            finding.message,
-            finding.advice,
-            finding.numbers,
-            observation.at_ms,
-        )
+        job, texts = observation.snapshot.job.job, (finding.message, finding.advice)
+        return Alert(job, *finding.key, episode.number, *texts, finding.numbers, observation.at_ms)
 
     def _calm(self, observation: Observation, findings: Mapping[Key, Detection]) -> list[Alert]:
         """The episodes that are over: all at the job's end, since nothing changes any more."""
@@ -171,8 +162,8 @@ class Detector:
             clear = episode.clear >= _CLEAR_OBSERVATIONS or observation.finished
             if episode.open and clear and observation.at_ms >= episode.held_ms + calm_ms:
                 episode.open = False
-                ended = Alert(observation.snapshot.job.job, kind, subject, episode.number, "", "")
-                over.append(ended.ended(observation.at_ms))
+                job, at_ms = observation.snapshot.job.job, observation.at_ms
+                over.append(Alert(job, kind, subject, episode.number, "", "", over_ms=at_ms))
         return over
 
     def _forget(self) -> None:

@@ -1,7 +1,7 @@
 """Checks a job for anomalies while a task or a command waits for it, and delivers the new alerts.
 
 However many processes watch a job, each episode has one alert: the audit log decides
-(`audit_log.py`). The detector's state is kept on S3, so that a new process continues where the
+(`alert.py`). The detector's state is kept on S3, so that a new process continues where the
 last one was; a sensor is a new process at each poke.
 
 Requests per check: one read per rate limit; a GET and a query at the first check; a PUT every
@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert
-from airflow_slurm_provider.coordinator.anomalies.audit_log import (
+from airflow_slurm_provider.coordinator.anomalies.alert import (
+    Alert,
     append_alert,
     append_end,
     read_alerts,
 )
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
-from airflow_slurm_provider.coordinator.anomalies.observation import Observation
 from airflow_slurm_provider.coordinator.costs.actual import work_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
@@ -42,17 +42,13 @@ _KEEP_AFTER_MS = 30_000
 def observe(
     services: Services, spec: JobSpec, status: JobStatus, snapshot: Snapshot
 ) -> Observation:
-    """What the detector is given; one read per rate limit.
-
-    Raises:
-        ServiceError: if the table can't be reached.
-    """
-    work = work_cost(snapshot, spec)
+    """What the detector is given; one read per rate limit."""
+    spent, expected = work_cost(snapshot, spec)
     return Observation(
         snapshot,
         finished=status.finished,
-        dollars=work.spent,
-        estimate=work.expected,
+        dollars=spent,
+        estimate=expected,
         workers=None if status.array is None else status.array.running,
         nodes={} if status.array is None else _nodes(status.array),
         lease=spec.resolve_lease(),
@@ -63,12 +59,8 @@ def observe(
 class AnomalyMonitor:
     """Checks one job for anomalies.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        log: gets a line for each alert, and for each failure.
-        actor: the name of this process in the audit log.
-        alert: called with each alert that this process delivers.
+    `log` gets a line for each alert, and for each failure; `actor` is the name of this process in
+    the audit log; `alert` is called with each alert that this process delivers.
     """
 
     def __init__(
@@ -86,8 +78,8 @@ class AnomalyMonitor:
         self._log = log
         self._actor = actor
         self._alert = alert
-        self._config = ""
-        self._spec: JobSpec | None = None
+        #: The job's spec, by the digest of its configuration.
+        self._specs: dict[str, JobSpec] = {}
         self._detector: Detector | None = None
         self._kept_ms = 0
         self._failed = ""
@@ -120,24 +112,20 @@ class AnomalyMonitor:
             self._keep(detector, snapshot)
 
     def _spec_of(self, snapshot: Snapshot) -> JobSpec:
-        if self._spec is None or self._config != snapshot.job.config:
-            self._spec = read_spec(self._services, snapshot.job)
-            self._config = snapshot.job.config
-        return self._spec
+        config = snapshot.job.config
+        if config not in self._specs:
+            self._specs = {config: read_spec(self._services, snapshot.job)}
+        return self._specs[config]
 
     def _raise(self, detector: Detector, alert: Alert) -> None:
         """Write the alert to the audit log and deliver it, unless another process does."""
-        same = [
-            other
-            for other in read_alerts(self._services, self._job_id)
-            if (other.kind, other.subject) == (alert.kind, alert.subject)
-        ]
+        key, alerts = (alert.kind, alert.subject), read_alerts(self._services, self._job_id)
+        same = (other for other in alerts if (other.kind, other.subject) == key)
         last = max(same, key=lambda other: other.episode, default=None)
         if last is not None:
-            if not last.over_ms:
-                detector.adopt(last)
-                return
-            alert = replace(alert, episode=max(alert.episode, last.episode + 1))
+            # An episode that lasts is written again: its writer may have died halfway.
+            again = replace(alert, episode=max(alert.episode, last.episode + 1))
+            alert = again if last.over_ms else last
         detector.adopt(alert)
         if append_alert(self._jobs, self._actor, alert):
             self._report(alert)

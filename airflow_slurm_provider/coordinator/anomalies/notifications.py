@@ -64,11 +64,7 @@ def _publish(services: Services, topic: str, alert: Alert) -> None:
 
 
 def _webhook(alerts: AlertsSite) -> str | None:
-    """The address, from where the site keeps it.
-
-    Raises:
-        UserError: if it is not there.
-    """
+    """The address, from where the site keeps it; raises a UserError if it is not there."""
     if alerts.webhook_url_env:
         found = os.environ.get(alerts.webhook_url_env, "")
         return check_webhook(found.strip(), f"alerts.webhook_url_env: {alerts.webhook_url_env}")

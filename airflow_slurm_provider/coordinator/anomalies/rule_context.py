@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from airflow_slurm_provider.coordinator.anomalies.alert import AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline, node_shares
-from airflow_slurm_provider.coordinator.anomalies.observation import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Baseline, Observation, node_shares
 from airflow_slurm_provider.coordinator.anomalies.statistics import (
     Share,
     Timeline,

@@ -41,7 +41,10 @@ def usual_durations(done: JobTotals, thresholds: AnomaliesSection) -> Usual | No
         return None
     median_s = done.quantile_ms(0.5) / 1000
     middle = _weighted_median(done.durations)
-    deviation = _weighted_median(_distances(done.durations, middle))
+    distances: Counter[int] = Counter()
+    for number, count in done.durations.items():
+        distances[abs(number - middle)] += count
+    deviation = _weighted_median(distances)
     # A deviation of few tasks is uncertain: two of its standard errors are added.
     upper = deviation * (1 + 2 * MAD_ERROR / math.sqrt(done.durations.total()))
     spread = 2 ** (STRAGGLER_DEVIATIONS * MAD_SCALE * upper / PER_DOUBLING)
@@ -138,13 +141,6 @@ class Timeline:
                 window.add(bucket)
             found.append(window)
         return found[::-1]
-
-
-def _distances(durations: Counter[int], middle: int) -> Counter[int]:
-    found: Counter[int] = Counter()
-    for number, count in durations.items():
-        found[abs(number - middle)] += count
-    return found
 
 
 def _weighted_median(counts: Counter[int]) -> int:

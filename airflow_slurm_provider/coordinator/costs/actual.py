@@ -8,7 +8,7 @@ estimates. Requests of the report itself: those of `status/snapshot.py`, the con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -101,7 +101,7 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
         job_id=job_id,
         tasks=done.tasks,
         items=profile.items,
-        spent=cost_so_far(done, snapshot.rounds, snapshot.requests_of_open),
+        spent=cost_so_far(snapshot),
         expected=(_planned(snapshot.rounds) + work).dollars,
         efficiency=efficiency,
         problem=problem,
@@ -109,43 +109,27 @@ def read_cost(services: Services, job_id: JobId) -> JobCost:
     )
 
 
-def cost_so_far(
-    done: JobTotals, rounds: Sequence[RoundRow], of_open: Mapping[str, int] | None = None
-) -> Spent:
-    """A job's requests until now, from fields of one `Snapshot`; makes none itself.
-
-    `of_open` is its `requests_of_open`.
-    """
-    counted = prices.bill_of(done.requests) + prices.bill_of(of_open or {})
-    return Spent(counted, _planned(rounds) + prices.ending_bill(len(done.workers)))
+def cost_so_far(snapshot: Snapshot) -> Spent:
+    """A job's requests until then; makes none itself."""
+    ending = prices.ending_bill(len(snapshot.done.workers))
+    return Spent(_counted(snapshot), _planned(snapshot.rounds) + ending)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkCost:
-    """The workers' requests so far, and those expected for the whole job, in dollars.
+def work_cost(snapshot: Snapshot, spec: JobSpec) -> tuple[float, float]:
+    """Dollars of the workers' requests so far, and expected for the whole job; makes no request.
 
-    Planning is in neither, since it is spent before the first task. So `spent` grows with the
-    items, and can be scaled to all of them.
-    """
-
-    spent: float
-    expected: float
-
-
-def work_cost(snapshot: Snapshot, spec: JobSpec) -> WorkCost:
-    """The cost of the workers' requests, for alerts; makes no request.
-
-    `expected` is at least `_NEGLIGIBLE`, so that nobody gets an alert for cents.
+    Planning is in neither, since it is spent before the first task. So the first grows with the
+    items, and can be scaled to all of them. The second is at least `_NEGLIGIBLE`, so that nobody
+    gets an alert for cents.
     """
     done = snapshot.done
-    spent = (prices.bill_of(done.requests) + prices.bill_of(snapshot.requests_of_open)).dollars
     tasks = sum(round_row.tasks for round_row in snapshot.rounds)
     items = sum(round_row.items for round_row in snapshot.rounds)
     workers = max(len(done.workers), min(tasks, spec.max_workers))
     # As if all tasks were like those that are done.
     busy_s = _busy_s(done) * tasks / done.tasks if done.tasks else 0.0
     expected = expected_work(spec, tasks, items, workers, busy_s).dollars
-    return WorkCost(round(spent, 8), round(max(_NEGLIGIBLE, expected), 8))
+    return round(_counted(snapshot).dollars, 8), round(max(_NEGLIGIBLE, expected), 8)
 
 
 def expected_work(
@@ -157,11 +141,7 @@ def expected_work(
         for limit in spec.limits.values()
     )
     return prices.working_bill(
-        tasks,
-        workers,
-        busy_s=busy_s,
-        heartbeat_s=spec.lease.heartbeat,
-        reservations=reservations,
+        tasks, workers, busy_s=busy_s, heartbeat_s=spec.lease.heartbeat, reservations=reservations
     )
 
 
@@ -194,6 +174,10 @@ def _worked_s(done: JobTotals, slow_s: float) -> float:
 
 def _busy_s(done: JobTotals) -> float:
     return sum(share.busy_ms for share in done.workers.values()) / 1000
+
+
+def _counted(snapshot: Snapshot) -> prices.Bill:
+    return prices.bill_of(snapshot.done.requests) + prices.bill_of(snapshot.requests_of_open)
 
 
 def _planned(rounds: Sequence[RoundRow]) -> prices.Bill:

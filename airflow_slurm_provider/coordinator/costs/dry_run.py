@@ -86,19 +86,9 @@ class Estimate:
 
 
 def estimate(
-    services: Services,
-    config: Config,
-    *,
-    item_s: float | None = None,
-    log: Log = lambda _: None,
+    services: Services, config: Config, *, item_s: float | None = None, log: Log = lambda _: None
 ) -> Estimate:
-    """What `submit` of the same config would do.
-
-    Args:
-        services: only read from.
-        config: the job.
-        item_s: seconds per item, if known.
-        log: gets a line per step.
+    """What `submit` of the same config would do, at `item_s` seconds an item if that is known.
 
     Raises:
         UserError: a mistake in the config or the input, as `submit` would report it.

@@ -4,16 +4,6 @@ Prices are the public ones of us-east-1, per million requests, as of 24 November
 aws.amazon.com/dynamodb/pricing/on-demand (unchanged since the cut of 1 November 2024) and
 aws.amazon.com/s3/pricing (S3 Standard). Not in them: storage, traffic out of the region,
 free tiers, discounts, and requests of a handler's own clients.
-
-| kind | units a request | dollars a million | why |
-| --- | --- | --- | --- |
-| dynamo_write | 1 write unit | 0.625 | rows stay under 1 KB; a refused write costs as much |
-| dynamo_get | 1 read unit | 0.125 | rows under 4 KB; half where a second's age will do |
-| dynamo_query | 3 read units | 0.375 | a page of 20 task rows of about 500 bytes, as it is now |
-| s3_put | 1 | 5 | also copies, and each part of a large object |
-| s3_list | 1 | 5 | a thousand keys |
-| s3_get | 1 | 0.4 | also HEAD |
-| s3_delete | 1 | 0 | |
 """
 
 from __future__ import annotations
@@ -32,14 +22,14 @@ PRICES_OF = "2026-11-24"
 REGION = "us-east-1"
 
 _WRITE_UNIT, _READ_UNIT = 0.625, 0.125
-#: Dollars of a million requests, by kind; the table above says why.
+#: Dollars of a million requests, by kind.
 PRICES: Mapping[RequestKind, float] = {
-    RequestKind.DYNAMO_WRITE: _WRITE_UNIT,
-    RequestKind.DYNAMO_GET: _READ_UNIT,
-    RequestKind.DYNAMO_QUERY: 3 * _READ_UNIT,
-    RequestKind.S3_PUT: 5.0,
-    RequestKind.S3_LIST: 5.0,
-    RequestKind.S3_GET: 0.4,
+    RequestKind.DYNAMO_WRITE: _WRITE_UNIT,  # rows stay under 1 KB; a refused write costs as much
+    RequestKind.DYNAMO_GET: _READ_UNIT,  # rows under 4 KB; half where a second's age will do
+    RequestKind.DYNAMO_QUERY: 3 * _READ_UNIT,  # 20 task rows of about 500 bytes, as it is now
+    RequestKind.S3_PUT: 5.0,  # also copies, and each part of a large object
+    RequestKind.S3_LIST: 5.0,  # a thousand keys
+    RequestKind.S3_GET: 0.4,  # also HEAD
     RequestKind.S3_DELETE: 0.0,
 }
 
@@ -117,14 +107,9 @@ def working_bill(
     heartbeat_s: float = 30.0,
     reservations: int = 0,
 ) -> Bill:
-    """The workers' requests, if no task is tried twice.
+    """The requests of so many worker processes, if no task is tried twice.
 
-    Args:
-        tasks: how many are done.
-        workers: processes that work on them.
-        busy_s: seconds that the tasks take, together.
-        heartbeat_s: seconds between two heartbeats of a task.
-        reservations: slices of rate limits.
+    All tasks together take `busy_s` seconds; `reservations` are slices of rate limits.
     """
     beats = int(busy_s / heartbeat_s)
     return bill_of(

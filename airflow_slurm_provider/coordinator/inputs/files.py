@@ -42,12 +42,10 @@ class InputFile:
     name: str  #: its path or S3 address, for messages
     size: int  #: bytes
     changed: float  #: when it was written, in seconds since the epoch, by its file system or store
-    #: Its path below the input's folder; only the name if the input is this file
-    parts: tuple[str, ...]
+    parts: tuple[str, ...]  #: its path below the input's folder; at least its name
     key: str  #: its key there, or its local path
     store: ObjectStore | None = None  #: the bucket that holds it; None for a local file
-    #: The columns and values in the names of its folders
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields: Mapping[str, Field] = field(default_factory=dict)  #: columns in its folders' names
 
     def local(self, folder: Path) -> Path:
         """Its path on this machine; an object is downloaded into `folder`, over the last one."""
@@ -119,13 +117,10 @@ def _walk(top: Path) -> Iterator[Path]:
     """The data files below a folder; links are followed."""
     for name, folders, files in os.walk(top, onerror=_refuse_unreadable, followlinks=True):
         folder = Path(name)
-        real = folder.resolve()
-        folders[:] = [
-            below
-            for below in folders
-            # A link to a folder that contains it would be followed without end.
-            if _is_data((below,)) and not real.is_relative_to((folder / below).resolve())
-        ]
+        data = [below for below in folders if _is_data((below,))]
+        # A link to a folder that contains it would be followed without end.
+        above = {folder.resolve(), *folder.resolve().parents}
+        folders[:] = [below for below in data if (folder / below).resolve() not in above]
         yield from (folder / file for file in files if _is_data((file,)))
 
 
@@ -206,21 +201,15 @@ def _hint(wanted: str, near: Iterable[str]) -> str:
 
 def _with_fields(files: list[InputFile]) -> list[InputFile]:
     partitions = [_partitions(file) for file in files]
+    pairs = (pair for values in partitions for pair in values.items())
     # A column is text if one of its values is not an integer.
-    text = {
-        name
-        for values in partitions
-        for name, value in values.items()
-        if value is not None and not _INTEGER.fullmatch(value)
-    }
+    text = {name for name, value in pairs if value is not None and not _INTEGER.fullmatch(value)}
+
+    def typed(name: str, value: str | None) -> Field:
+        return value if value is None or name in text else int(value)
+
     return [
-        replace(
-            file,
-            fields={
-                name: value if value is None or name in text else int(value)
-                for name, value in values.items()
-            },
-        )
+        replace(file, fields={name: typed(name, value) for name, value in values.items()})
         for file, values in zip(files, partitions, strict=True)
     ]
 

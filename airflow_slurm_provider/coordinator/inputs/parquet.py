@@ -43,29 +43,27 @@ def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
             file that is not Parquet.
     """
     try:
-        yield from _read(path)
+        for batch in _batches(path):
+            yield from _rows(batch)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     with _open(path) as file:
-        names = _names(file.schema_arrow)
+        _check_names(file.schema_arrow)
         old = _old_times(file)
-    if not old:
-        with _open(path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS):
-                yield from _rows(names, batch)
-        return
-    # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
-    with _open(path, coerce_int96_timestamp_unit="us") as file, _open(path) as fine:
-        batches = file.iter_batches(batch_size=_BATCH_ROWS)
-        for batch, exact in zip(
-            batches, fine.iter_batches(batch_size=_BATCH_ROWS, columns=old), strict=True
-        ):
-            for name in old:
-                _check_whole(name, batch.column(name), exact.column(name))
-            yield from _rows(names, batch)
+        if not old:
+            yield from file.iter_batches(batch_size=_BATCH_ROWS)
+            return
+        # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
+        with _open(path, coerce_int96_timestamp_unit="us") as coarse:
+            exact = file.iter_batches(batch_size=_BATCH_ROWS, columns=old)
+            batches = coarse.iter_batches(batch_size=_BATCH_ROWS)
+            for batch, nanos in zip(batches, exact, strict=True):
+                for name in old:
+                    _check_whole(name, batch.column(name), nanos.column(name))
+                yield batch
 
 
 def _open(path: Path, **options: Any) -> pq.ParquetFile:
@@ -107,9 +105,9 @@ def read_table(value: Any) -> Iterator[dict[str, Any]]:
     """
     try:
         table = _as_arrow(value)
-        names = _names(table.schema)
+        _check_names(table.schema)
         for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
-            yield from _rows(names, batch)
+            yield from _rows(batch)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
 
@@ -137,15 +135,13 @@ def _holds_struct(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind)
 
 
-def _names(schema: pa.Schema) -> list[str]:
-    duplicates = [name for name, count in Counter(schema.names).items() if count > 1]
-    if duplicates:
+def _check_names(schema: pa.Schema) -> None:
+    if duplicates := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise ValueError(f"there are two columns named {duplicates[0]!r}")
     for field in schema:
         # For example pandas' periods: stored as numbers, which mean nothing without their type.
         if (kind := _extension(field)).startswith("pandas."):
             raise ValueError(f"column {field.name!r} is of the type {kind}; cast it to string")
-    return schema.names
 
 
 def _extension(field: pa.Field[Any]) -> str:
@@ -155,13 +151,11 @@ def _extension(field: pa.Field[Any]) -> str:
     return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
 
 
-def _rows(names: list[str], batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    columns = []
-    special = []
-    for name, column in zip(names, batch.columns, strict=True):
-        columns.append(_python_values(name, column))
-        if not _is_plain(column):
-            special.append(name)
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    named = list(zip(names, batch.columns, strict=True))
+    special = [name for name, column in named if not _is_plain(column)]
+    columns = [_python_values(name, column) for name, column in named]
     for values in zip(*columns, strict=True):
         row = dict(zip(names, values, strict=True))
         for name in special:
@@ -196,10 +190,9 @@ def _microseconds(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         plain = _microseconds(kind.value_type)
         return kind if plain == kind.value_type else plain  # Arrow can't cast the values alone
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_microseconds(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_microseconds(kind.value_type)))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        of = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return of(kind.value_field.with_type(_microseconds(kind.value_type)))
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
     return kind
@@ -209,24 +202,19 @@ def _is_plain(column: pa.Array[Any]) -> bool:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_floating(kind):
         return pc.all(pc.is_finite(column)).as_py() in (True, None)
-    return (
-        pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_null(kind)
-    )
+    is_plain = pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+    return is_plain or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _jsonable(value: Any, name: str) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
-    if isinstance(value, float) and not math.isinf(value):
-        return None if math.isnan(value) else value
     if isinstance(value, float):
-        raise ValueError(
-            f"column {name!r} holds {value}, which JSON does not have; write null or a string"
-        )
+        if math.isinf(value):
+            raise ValueError(
+                f"column {name!r} holds {value}, which JSON does not have; write null or a string"
+            )
+        return None if math.isnan(value) else value
     if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, Decimal):

@@ -9,12 +9,10 @@ follow these rules:
               surrogate pair and a duplicate name are refused
     Parquet   see `parquet.py`: dates as ISO text, decimals as text, NaN as None
 
-CSV and JSONL may be gzipped; the first bytes show it. The input is one file, or a folder whose
-files are read one after another: `files.py`. An object on S3 is first downloaded to a temporary
-file (set TMPDIR to choose its folder), so that one version of it is read from beginning to end.
-Memory does not grow with the number of items.
-
-Rows are counted from 1 in each file, without a header and without blank lines.
+CSV and JSONL may be gzipped; the first bytes show it. The files of a folder are read one after
+another. An object on S3 is first downloaded to a temporary file (set TMPDIR to choose its folder),
+so that one version of it is read from beginning to end. Memory does not grow with the number of
+items. Rows are counted from 1 in each file, without a header and without blank lines.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ import io
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -39,7 +37,7 @@ from slurm_worker.results import jsonlines
 
 Item: TypeAlias = dict[str, Any]
 
-MAX_KEY_BYTES = 1024
+_MAX_KEY_BYTES = 1024
 _LISTED = 20
 #: A quote that is never closed makes the rest of the file one field; this bounds the memory.
 _MOST_FIELD_BYTES = 1 << 30
@@ -55,14 +53,9 @@ class InputFormat(str, Enum):
     JSONL = "jsonl"
 
 
-_SUFFIXES = {
-    ".parquet": InputFormat.PARQUET,
-    ".csv": InputFormat.CSV,
-    ".tsv": InputFormat.CSV,
-    ".jsonl": InputFormat.JSONL,
-    ".ndjson": InputFormat.JSONL,
-}
-_FORMATS = ", ".join(form.value for form in InputFormat)
+_BY_NAME = {form.value: form for form in InputFormat}
+_BY_SUFFIX = {**_BY_NAME, "tsv": InputFormat.CSV, "ndjson": InputFormat.JSONL}
+_FORMATS = ", ".join(_BY_NAME)
 _DELIMITERS = ",\t;|"
 
 
@@ -70,8 +63,7 @@ def open_input(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]
     """Stream the (key, item) pairs in the order of the files.
 
     Raises:
-        UserError: naming the file, the row and what to do: at once for the format, and for the
-            rest while the rows are read.
+        UserError: naming the file and the row; at once for the format, else during reading.
     """
     input_format(spec)
     return _items(spec, bucket)
@@ -85,9 +77,7 @@ def find_input(spec: InputSection, bucket: Bucket) -> tuple[InputFormat, list[In
     """
     form = input_format(spec)
     files = find_files(spec.path, bucket)
-    if spec.format is not None and form:
-        return form, files
-    for file in files:
+    for file in files if spec.format is None else ():
         found = _by_suffix(file.name)
         if found is None and len(file.parts) == len(files) == 1:
             raise _no_format(file.name)
@@ -105,10 +95,10 @@ def find_input(spec: InputSection, bucket: Bucket) -> tuple[InputFormat, list[In
 def input_format(spec: InputSection) -> InputFormat | None:
     """The format by `input.format` or the path's suffix; None if the files' suffixes decide."""
     if spec.format is not None:
-        name = spec.format.lower().removesuffix(".gz")
-        if name not in [form.value for form in InputFormat]:
+        found = _BY_NAME.get(spec.format.lower().removesuffix(".gz"))
+        if found is None:
             raise UserError(f"input.format: {spec.format!r} is not a format; use {_FORMATS}")
-        return InputFormat(name)
+        return found
     found = _by_suffix(spec.path)
     if found is None and Path(spec.path.rstrip("/")).suffix and not Path(spec.path).is_dir():
         raise _no_format(spec.path)
@@ -116,7 +106,7 @@ def input_format(spec: InputSection) -> InputFormat | None:
 
 
 def _by_suffix(path: str) -> InputFormat | None:
-    return _SUFFIXES.get(Path(path.lower().removesuffix(".gz")).suffix)
+    return _BY_SUFFIX.get(Path(path.lower().removesuffix(".gz")).suffix[1:])
 
 
 def _no_format(path: str) -> UserError:
@@ -131,7 +121,7 @@ def _items(spec: InputSection, bucket: Bucket) -> Iterator[tuple[str, Item]]:
     empty = True
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
         for file in files:
-            rows = _READERS[form](file.local(Path(folder)), spec.key)
+            rows = _rows(form, file.local(Path(folder)), spec.key)
             with closing(_numbered(file, _with_fields(file, rows))) as numbered:
                 for number, item in numbered:
                     empty = False
@@ -190,11 +180,10 @@ def _key_of(value: object, spec: InputSection, file: InputFile, number: int) -> 
             f"{where} is {str(value)[:60]} ({type(value).__name__}); keys must be strings or "
             "integers: convert the column, or choose another"
         )
-    size = len(value.encode())
-    if size > MAX_KEY_BYTES:
+    if (size := len(value.encode())) > _MAX_KEY_BYTES:
         raise UserError(
             f"{where} is {size:,} bytes long, from {value[:40]!r}; "
-            f"use keys of at most {MAX_KEY_BYTES:,} bytes"
+            f"use keys of at most {_MAX_KEY_BYTES:,} bytes"
         )
     return value
 
@@ -202,34 +191,29 @@ def _key_of(value: object, spec: InputSection, file: InputFile, number: int) -> 
 # --- readers: from a local file to rows; a ValueError is reported with the row's number ---
 
 
-def read_parquet(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a Parquet file; see `parquet.py`."""
+def _rows(form: InputFormat, path: Path, key: str) -> Iterator[Item]:
+    if form is not InputFormat.PARQUET:
+        return _csv_rows(path, key) if form is InputFormat.CSV else _jsonl_rows(path)
     # pyarrow takes a third of a second to import; the other formats don't need it.
-    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet as read
+    from airflow_slurm_provider.coordinator.inputs.parquet import read_parquet
 
-    yield from read(path)
+    return read_parquet(path)
 
 
-def read_csv(path: Path, key: str) -> Iterator[Item]:
-    """Rows of a CSV file in UTF-8 with a header; values stay strings, an empty one is None.
-
-    `key` is a column of the header: it determines the delimiter.
-    """
+def _csv_rows(path: Path, key: str) -> Iterator[Item]:
+    """Rows of a CSV file in UTF-8; its header has the column `key`, which shows the delimiter."""
     csv.field_size_limit(_MOST_FIELD_BYTES)
     delimiter = next((mark for mark in _DELIMITERS if key in _header(path, mark)), ",")
     with _lines(path, newline="") as lines:
         reader = csv.reader(lines, strict=True, delimiter=delimiter)
         rows = (values for values in reader if values)
         header = next(rows, [])
-        duplicates = [name for name, count in Counter(header).items() if count > 1]
-        if duplicates:
+        if duplicates := [name for name, count in Counter(header).items() if count > 1]:
             raise ValueError(f"the header has the column {duplicates[0]!r} twice")
         for values in rows:
             if len(values) != len(header):
-                raise ValueError(
-                    f"(line {reader.line_num}) has {len(values)} fields, but the header has "
-                    f"{len(header)}"
-                )
+                sizes = f"{len(values)} fields, but the header has {len(header)}"
+                raise ValueError(f"(line {reader.line_num}) has {sizes}")
             yield {name: value or None for name, value in zip(header, values, strict=True)}
 
 
@@ -241,19 +225,11 @@ def _header(path: Path, delimiter: str) -> list[str]:
             return []  # with another delimiter it may be valid
 
 
-def read_jsonl(path: Path, _key: str = "") -> Iterator[Item]:
-    """Rows of a file with one JSON object per line."""
+def _jsonl_rows(path: Path) -> Iterator[Item]:
     with _lines(path, newline="\n") as lines:
         for line in lines:
             if not line.isspace():
                 yield jsonlines.decode_row(line)
-
-
-_READERS: dict[InputFormat, Callable[[Path, str], Iterator[Item]]] = {
-    InputFormat.PARQUET: read_parquet,
-    InputFormat.CSV: read_csv,
-    InputFormat.JSONL: read_jsonl,
-}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,12 @@ _DIGEST_BYTES = 16
 _BUFFER_BYTES = 16 * 1024
 
 
-class KeyCheck:
-    """Records the keys of a stream of items, then finds keys that occur twice.
-
-    Use it as a context manager: its files exist as long as the `with` block.
-    """
+class KeyCheck(AbstractContextManager["KeyCheck"]):
+    """Records the keys of a stream of items, in files, then finds keys that occur twice."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="airflow-slurm-keys-")
         self._buffers = [bytearray() for _ in range(_BUCKETS)]
-
-    def __enter__(self) -> KeyCheck:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
@@ -94,15 +89,13 @@ def _explain(suspects: set[bytes], repeats: int, items: Iterable[tuple[str, Any]
     rows: dict[bytes, int] = {}
     for number, (key, _) in enumerate(items, 1):
         digest = _digest(key)
-        if digest not in suspects:
-            continue
-        if digest in rows:
+        first = rows.setdefault(digest, number) if digest in suspects else number
+        if first != number:
             more = f" ({repeats:,} rows repeat a key)" if repeats > 1 else ""
             return (
-                f"input.key: {key!r} is the key of rows {rows[digest]:,} and {number:,}{more}; "
+                f"input.key: {key!r} is the key of rows {first:,} and {number:,}{more}; "
                 "make the keys unique, or name another column"
             )
-        rows[digest] = number
     return (
         "input.path: the file changed while it was read: a duplicate key has disappeared; submit "
         "again when the file is complete"

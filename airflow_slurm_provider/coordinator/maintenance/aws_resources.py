@@ -57,23 +57,14 @@ def lifecycle_rules(prefix: str) -> list[dict[str, Any]]:
     """
     where = f"{prefix}/" if prefix else ""
     name = f"slurm-backfills{'-' if prefix else ''}{prefix.replace('/', '-')}"
+    probes = JobPaths(prefix, PROBE_JOB).root
+    uploads = {"DaysAfterInitiation": ABORT_UPLOADS_DAYS}
+    rules = {
+        "uploads": (where, {"AbortIncompleteMultipartUpload": uploads}),
+        "versions": (where, {"NoncurrentVersionExpiration": {"NoncurrentDays": NONCURRENT_DAYS}}),
+        "probes": (probes, {"Expiration": {"Days": PROBES_DAYS}}),
+    }
     return [
-        {
-            "ID": f"{name}-uploads",
-            "Status": "Enabled",
-            "Filter": {"Prefix": where},
-            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_UPLOADS_DAYS},
-        },
-        {
-            "ID": f"{name}-versions",
-            "Status": "Enabled",
-            "Filter": {"Prefix": where},
-            "NoncurrentVersionExpiration": {"NoncurrentDays": NONCURRENT_DAYS},
-        },
-        {
-            "ID": f"{name}-probes",
-            "Status": "Enabled",
-            "Filter": {"Prefix": JobPaths(prefix, PROBE_JOB).root},
-            "Expiration": {"Days": PROBES_DAYS},
-        },
+        {"ID": f"{name}-{rule}", "Status": "Enabled", "Filter": {"Prefix": start}, **action}
+        for rule, (start, action) in rules.items()
     ]

@@ -21,25 +21,22 @@ attempts, those of `slurm_worker.aggregate.job.publish.sweep`, one delete per th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.aggregate.job.publish import sweep
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import JobId, RoundState, TaskId
-from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectInfo
 
 WEEK_S = 7 * 24 * 3600.0
 _BATCH = 1000
-
-Log = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -77,19 +74,11 @@ def collect(
     log: Log,
     actor: str = "slurmctl",
 ) -> GcResult:
-    """Delete a job's garbage; calling again finds none.
+    """Delete a job's garbage, or count it in a dry run; calling again finds none.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        older_than_s: seconds for which a replaced version of the dataset is kept at least, and
-            for which files of an aggregation that has not published yet are kept.
-        dry_run: only count.
-        log: gets a line for each batch.
-        actor: the name of the user in the audit log.
-
-    Raises:
-        UserError: if there is no such job.
+    A replaced version of the dataset, and files of an aggregation that has not published yet, are
+    kept for `older_than_s` seconds at least. `log` gets a line for each batch. Raises a UserError
+    if there is no such job.
     """
     jobs = services.jobs(job_id)
     jobs.get()
@@ -99,17 +88,23 @@ def collect(
         for round_row in jobs.rounds()
         if round_row.draft or round_row.state is RoundState.OPEN
     }
-    scan = _GarbageScan(services.store(job_id), complete, older_than_s, dry_run, plans)
     found = GcResult(job_id, dry_run, complete)
     batch: list[str] = []
-    for kind, entry in scan.garbage():
+
+    def delete() -> None:
+        if batch and not dry_run:
+            services.objects.delete_many(batch)
+            log(f"deleted {found.objects.total():,} objects")
+        batch.clear()
+
+    store = services.store(job_id)
+    for kind, entry in _garbage(store, complete, older_than_s, plans, dry_run=dry_run):
         found.objects[kind] += 1
         found.sizes[kind] += entry.size
         batch.append(entry.key)
         if len(batch) == _BATCH:
-            _delete(services, batch, dry_run, log, found)
-            batch.clear()
-    _delete(services, batch, dry_run, log, found)
+            delete()
+    delete()
     if found.objects and not dry_run:
         jobs.audit(
             actor, "collected", {"objects": found.objects.total(), "bytes": found.sizes.total()}
@@ -117,10 +112,17 @@ def collect(
     return found
 
 
-def _delete(services: Services, keys: list[str], dry_run: bool, log: Log, found: GcResult) -> None:
-    if keys and not dry_run:
-        services.objects.delete_many(keys)
-        log(f"deleted {found.objects.total():,} objects")
+def _garbage(
+    store: JobStore, complete: bool, older_than_s: float, plans: dict[int, int], *, dry_run: bool
+) -> Iterator[tuple[str, ObjectInfo]]:
+    """Kind and object, one after the other; `plans` are the drafts that are plans, by round."""
+    yield from (("parts", entry) for entry in _parts(store))
+    yield from (("checkpoints", entry) for entry in _of_done(store, store.paths.all_checkpoints))
+    if complete:
+        yield from (("proposed", entry) for entry in _of_done(store, store.paths.all_proposed))
+    swept = sweep(store.objects, store.paths, older_than_s, dry_run=dry_run)
+    yield from (("dataset", entry) for entry in swept)
+    yield from (("drafts", entry) for entry in _drafts(store, plans))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,85 +133,58 @@ class _Task:
     entries: tuple[ObjectInfo, ...]
     done: bool
 
-    @property
-    def attempts(self) -> set[str]:
-        """The names of the attempts that have parts: ``a1-3f…``."""
-        return {entry.key.rpartition("/")[2].partition(".")[0] for entry in self.entries}
 
+def _parts(store: JobStore) -> Iterator[ObjectInfo]:
+    """Parts that no marker names."""
 
-@dataclass(frozen=True, slots=True)
-class _GarbageScan:
-    """Finds what is garbage now."""
-
-    store: JobStore
-    complete: bool  #: whether the job is
-    older_than_s: float  #: see `collect`
-    dry_run: bool
-    plans: dict[int, int]  #: the draft that is each round's plan, of rounds that have one
-
-    @property
-    def _paths(self) -> JobPaths:
-        return self.store.paths
-
-    def garbage(self) -> Iterator[tuple[str, ObjectInfo]]:
-        """Kind and object, one after the other."""
-        paths = self._paths
-        yield from (("parts", entry) for entry in self._parts())
-        yield from (("checkpoints", entry) for entry in self._of_done(paths.all_checkpoints))
-        if self.complete:
-            yield from (("proposed", entry) for entry in self._of_done(paths.all_proposed))
-        swept = sweep(self.store.objects, paths, self.older_than_s, dry_run=self.dry_run)
-        yield from (("dataset", entry) for entry in swept)
-        yield from (("drafts", entry) for entry in self._drafts())
-
-    def _parts(self) -> Iterator[ObjectInfo]:
-        """Parts that no marker names."""
-        with closing(prefetch(self._unnamed, self._tasks(self._paths.parts))) as tasks:
-            for _, entries in tasks:
-                yield from entries
-
-    def _unnamed(self, task: _Task) -> list[ObjectInfo]:
-        """A task's parts that are garbage."""
-        if not task.done or len(task.attempts) == 1:
+    def unnamed(task: _Task) -> list[ObjectInfo]:
+        # Such as a1-3f…
+        attempts = {entry.key.rpartition("/")[2].partition(".")[0] for entry in task.entries}
+        if not task.done or len(attempts) == 1:
             # Not decided yet, or the one that was committed.
             return []
-        marker = self.store.marker(task.id)
+        marker = store.marker(task.id)
         if marker is None:
             # It was removed, to run the task again.
             return []
         named = {part.key for part in marker.parts}
         return [entry for entry in task.entries if entry.key not in named]
 
-    def _of_done(self, folder: str) -> Iterator[ObjectInfo]:
-        """Objects of tasks that have a marker, below a folder with one for each task."""
-        for task in self._tasks(folder):
-            if task.done:
-                yield from task.entries
+    with closing(prefetch(unnamed, _tasks(store, store.paths.parts))) as tasks:
+        for _, entries in tasks:
+            yield from entries
 
-    def _tasks(self, folder: str) -> Iterator[_Task]:
-        """The objects below a folder task by task, beside the listing of markers."""
 
-        def task_of(entry: ObjectInfo) -> str:
-            return entry.key.removeprefix(folder).partition("/")[0]
+def _of_done(store: JobStore, folder: str) -> Iterator[ObjectInfo]:
+    """Objects of tasks that have a marker, below a folder with one for each task."""
+    for task in _tasks(store, folder):
+        if task.done:
+            yield from task.entries
 
-        markers = (
-            key.removeprefix(self._paths.done_folder).removesuffix(".done")
-            for key in self.store.objects.list(self._paths.done_folder)
-        )
-        # Ids have one width, so both listings are in the order of the tasks.
-        marker = next(markers, "")
-        for task, entries in groupby(self.store.objects.entries(folder), task_of):
-            while marker and marker < task:
-                marker = next(markers, "")
-            yield _Task(TaskId(task), tuple(entries), done=marker == task)
 
-    def _drafts(self) -> Iterator[ObjectInfo]:
-        """Objects of drafts that are not a plan and can't become one."""
-        for number, plan in self.plans.items():
-            for entry in self.store.objects.entries(self._paths.segments(number)):
-                if self._paths.draft_in(entry.key) not in (None, plan):
-                    yield entry
-            kept = self._paths.draft_summary(number, plan)
-            for entry in self.store.objects.entries(self._paths.draft_summaries(number)):
-                if entry.key != kept:
-                    yield entry
+def _tasks(store: JobStore, folder: str) -> Iterator[_Task]:
+    """The objects below a folder task by task, beside the listing of markers."""
+
+    def task_of(entry: ObjectInfo) -> str:
+        return entry.key.removeprefix(folder).partition("/")[0]
+
+    done = store.paths.done_folder
+    markers = (key.removeprefix(done).removesuffix(".done") for key in store.objects.list(done))
+    # Ids have one width, so both listings are in the order of the tasks.
+    marker = next(markers, "")
+    for task, entries in groupby(store.objects.entries(folder), task_of):
+        while marker and marker < task:
+            marker = next(markers, "")
+        yield _Task(TaskId(task), tuple(entries), done=marker == task)
+
+
+def _drafts(store: JobStore, plans: dict[int, int]) -> Iterator[ObjectInfo]:
+    """Objects of drafts that are not a plan and can't become one."""
+    for number, plan in plans.items():
+        for entry in store.objects.entries(store.paths.segments(number)):
+            if store.paths.draft_in(entry.key) not in (None, plan):
+                yield entry
+        kept = store.paths.draft_summary(number, plan)
+        for entry in store.objects.entries(store.paths.draft_summaries(number)):
+            if entry.key != kept:
+                yield entry

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 
-from airflow_slurm_provider.coordinator.inputs.files import InputFile
+from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile
 from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, find_input
+from airflow_slurm_provider.coordinator.services import Log
 from airflow_slurm_provider.coordinator.spec.job_spec import InputSection, JobSpec
 from slurm_worker.errors import UserError
-from slurm_worker.protocol.ports import ObjectStore
 
 TASKS_PER_WORKER = 32
 #: With more workers than this, `keys.shard_count` adds no shards.
@@ -39,9 +38,7 @@ def bundle_for(items: int, workers: int) -> int:
     return max(1, smallest, min(LARGEST, wanted))
 
 
-def with_bundle(
-    spec: JobSpec, bucket: Callable[[str], ObjectStore], log: Callable[[str], None]
-) -> JobSpec:
+def with_bundle(spec: JobSpec, bucket: Bucket, log: Log) -> JobSpec:
     """The spec with a bundle: its own, or one that fits the input's size."""
     if spec.bundle is not None:
         return spec
@@ -57,7 +54,7 @@ def bundle_of(spec: JobSpec) -> int:
     return spec.bundle
 
 
-def estimate_items(source: InputSection, bucket: Callable[[str], ObjectStore]) -> int:
+def estimate_items(source: InputSection, bucket: Bucket) -> int:
     """About how many items an input has; the same input gives the same number.
 
     The estimate is made from a Parquet file's footer; from a text file's size and the length of its

@@ -55,10 +55,8 @@ def has_plan(services: Services, job: JobRow) -> bool:
         return True
     # An older release created the job before it had read the input.
     first = _first_of(services.jobs(job.job).rounds())
-    if first is None:
-        return False
-    if first.state is RoundState.OPEN or first.draft:
-        return True
+    if first is None or first.state is RoundState.OPEN or first.draft:
+        return first is not None
     return planner.begun_without_draft(services.store(job.job), services.tasks(job), first)
 
 
@@ -78,30 +76,23 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     _check_no_results(services, spec)
     sized = bundle_size.with_bundle(spec, services.bucket, log)
     shards = shard_count(spec.max_workers)
-    version = version_of(spec.input.path, services.bucket)
-
+    source = spec.input.path
+    version = version_of(source, services.bucket)
+    bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
     with KeyCheck() as keys:
-
-        def summarize(totals: planner.SliceTotals) -> planner.DraftSummary:
-            keys.check(lambda: open_input(spec.input, services.bucket))
-            return planner.DraftSummary(
-                totals.tasks,
-                totals.items,
-                totals.sha256,
-                identity=spec.identity(),
-                shards=shards,
-                source=spec.input.path,
-                version=version,
-            )
-
         items = keys.watch(open_input(spec.input, services.bucket))
-        bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
-        with planner.new_draft(store, 0, items, bundle, summarize, log) as draft:
+        with planner.new_draft(store, 0, items, bundle, log) as draft:
+            keys.check(lambda: open_input(spec.input, services.bucket))
+            figures, identity = draft.totals.figures, spec.identity()
+            summary = planner.DraftSummary(
+                *figures, identity=identity, shards=shards, source=source, version=version
+            )
+            draft.complete(summary)
             digest = spec_store.store_spec(services, sized, shards, code_sha256)
             job = _adopt(services, sized, digest, shards, draft.number)
             draft.discard_unless(job.draft)
             _check_identity(job, spec)
-            first = _first_round(services, job, spec.input.path, draft)
+            first = _first_round(services, job, source, draft)
             first = _planner(services, job, log).finish(first, draft)
     if job.config != digest:
         # The plan of another call was first, and its spec differs.
@@ -126,7 +117,12 @@ def load_job(
         # The call that created the job may have been interrupted before this.
         services.jobs(job.job).register(job)
         first = _planner(services, job, log).finish(first)
-    _report_changed_input(services, spec, first, log)
+    version = version_of(spec.input.path, services.bucket)
+    if version and first.version and version != first.version:
+        log(
+            f"input.path: {spec.input.path} has changed since this job was planned; the job keeps "
+            f"the {first.items:,} items that it had then; submit the new ones under another job_id"
+        )
     return PlannedJob(job, spec, digest, first, planned_now)
 
 
@@ -144,8 +140,7 @@ def _check_no_results(services: Services, spec: JobSpec) -> None:
     if next(iter(services.objects.list(folder)), None) is None:
         return
     # Another call may have planned the job since, and its workers may have committed tasks.
-    job = services.jobs(spec.id).find()
-    if job is None or not has_plan(services, job):
+    if find_planned(services, spec) is None:
         raise UserError(
             f"job_id: {spec.job_id!r} has results in s3://{services.site.bucket}/{folder} but no "
             f"rows in table {storage.table!r}; restore the rows with slurmctl doctor --repair "
@@ -157,16 +152,13 @@ def _adopt(services: Services, spec: JobSpec, digest: str, shards: int, draft: i
     """The job, with this draft as its plan, or with an earlier one."""
     identity, jobs = spec.identity(), services.jobs(spec.id)
     job = jobs.create(identity, digest, shards, draft=draft)
-    if has_plan(services, job):
-        return job
-    return jobs.adopt_plan(identity, digest, shards, draft)
+    return job if has_plan(services, job) else jobs.adopt_plan(identity, digest, shards, draft)
 
 
 def _with_bundle_of(services: Services, job: JobRow, spec: JobSpec, log: Log) -> JobSpec:
     """The spec with the bundle that the job was created with."""
     document = services.objects.get(services.paths(job.job).config(job.config))
-    if document is None:
-        # It was lost; this call stores it again.
+    if document is None:  # it was lost; this call stores it again
         return bundle_size.with_bundle(spec, services.bucket, log)
     bundle = bundle_size.bundle_of(spec_of(document))
     if spec.bundle not in (None, bundle):
@@ -186,29 +178,19 @@ def _first_round(
     from the plan.
     """
     jobs, store = services.jobs(job.job), services.store(job.job)
-    is_ours = draft is not None and draft.number == job.draft
-    first = None if is_ours else _first_of(jobs.rounds())
+    ours = draft if draft and draft.number == job.draft else None
+    first = None if ours else _first_of(jobs.rounds())
     if first is not None and (first.draft or not job.draft):
         return first
-    summary = planner.summary_of(store, 0, job.draft, draft)
-    version = summary.version if summary else ""
-    source = summary.source if summary else source
+    summary = ours.summary if ours else planner.DraftSummary.read(store, 0, job.draft)
+    source, version = (summary.source, summary.version) if summary else (source, "")
     first = jobs.create_round(0, source, version=version, draft=job.draft)
     return jobs.adopt_draft(0, job.draft) if job.draft and not first.draft else first
 
 
 def _planner(services: Services, job: JobRow, log: Log) -> planner.Planner:
-    store, table, jobs = services.store(job.job), services.tasks(job), services.jobs(job.job)
-    return planner.Planner(store, table, jobs, log)
-
-
-def _report_changed_input(services: Services, spec: JobSpec, first: RoundRow, log: Log) -> None:
-    version = version_of(spec.input.path, services.bucket)
-    if version and first.version and version != first.version:
-        log(
-            f"input.path: {spec.input.path} has changed since this job was planned; the job keeps "
-            f"the {first.items:,} items that it had then; submit the new ones under another job_id"
-        )
+    store, jobs = services.store(job.job), services.jobs(job.job)
+    return planner.Planner(store, services.tasks(job), jobs, log)
 
 
 def _first_of(rounds: list[RoundRow]) -> RoundRow | None:

@@ -1,10 +1,10 @@
 """Items that are passed inline, instead of in a file.
 
 They become a file of JSON lines on S3, named by its digest. So the same items are the same input,
-and an Airflow task that runs again continues its job.
+and an Airflow task that runs again continues its job. `as_list` documents which values are
+accepted. Other iterables (a mapping, a set, a file) are refused: their elements are not items.
 
-`as_list` documents which values are accepted. Other iterables (text, a mapping, a set, an open
-file) are refused, because their elements are not items.
+A wrong value is a UserError, which names the value or the first wrong item, and what to pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from slurm_worker.protocol.keys import JobId, check_job_id
 from slurm_worker.results import jsonlines
 from slurm_worker.results.parts import check_names
 
-DEFAULT_KEY = "id"
+_DEFAULT_KEY = "id"
 #: The field that holds an item that is not an object.
 VALUE_FIELD = "value"
 #: What numpy's scalars and arrays may hold: booleans, integers, floats, text, objects.
@@ -34,40 +34,29 @@ def path_or_items(value: object) -> str | list[Any]:
     """The path of a file that holds the items, or the items.
 
     A path is text (local, or ``s3://bucket/key``) or an `os.PathLike`; for items see `as_list`.
-
-    Raises:
-        UserError: naming the value, and what to pass instead.
     """
-    if isinstance(value, str) and value.strip() and value.strip()[0] not in "[{":
-        if "\n" in value.strip():
-            raise UserError(
-                f"items: {_short(value)} is text of several lines, not a path; pass a list"
-            )
-        return value.strip()
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
-    return as_list(value)
+    path = value.strip() if isinstance(value, str) else ""
+    if not path or path[0] in "[{":
+        return as_list(value)
+    if "\n" in path:
+        raise UserError(f"items: {_short(value)} is text of several lines, not a path; pass a list")
+    return path
 
 
 def as_list(value: object) -> list[Any]:
     """The items, in their order.
 
-    Args:
-        value: a list or another iterable of items; a JSON list as text; or a table (pandas,
-            polars, Arrow, DuckDB), whose rows become objects by the rules for Parquet files:
-            dates as ISO text, NaN as None.
-
-    Raises:
-        UserError: naming the value, and what to pass instead.
+    The value is a list or another iterable of items; a JSON list as text; or a table (pandas,
+    polars, Arrow, DuckDB), whose rows become objects by the rules for Parquet files: dates as ISO
+    text, NaN as None.
     """
     if isinstance(value, str):
         return _from_json(value)
     if not hasattr(type(value), "columns"):
-        _check_iterable(value)
-        if hasattr(value, "to_pylist"):  # Arrow's arrays
-            return list(value.to_pylist())
-        assert isinstance(value, Iterable), "other values were refused"
-        return list(value)
+        found = _checked_iterable(value)
+        return list(found.to_pylist() if hasattr(found, "to_pylist") else found)  # Arrow's arrays
     # Only now: no other items need Arrow.
     from airflow_slurm_provider.coordinator.inputs.parquet import read_table
 
@@ -85,24 +74,23 @@ def put_items(
 ) -> dict[str, str]:
     """Put items on S3; return the ``input`` section that names them.
 
-    `items` are what `as_list` accepts: objects that have the field `key`; or strings and integers,
-    which are their own keys.
-
-    Raises:
-        UserError: naming the first item that is wrong.
+    `as_list` accepts them: objects with the field `key`, or strings and integers as their own keys.
     """
     found = as_list(items)
     if not found:
         raise UserError("items: the list is empty; pass at least one item")
-    _check_same_kind(found)
+    objects = isinstance(found[0], Mapping)
+    for number, item in enumerate(found, 1):
+        if isinstance(item, Mapping) is not objects:
+            raise UserError(
+                f"items: number {number} is {type(item).__name__}, but number 1 is "
+                f"{type(found[0]).__name__}; pass only objects, or only strings and integers"
+            )
     data = "".join(_line(number, item, key) for number, item in enumerate(found, 1)).encode()
     name = services.paths(job_id).inline(hashlib.sha256(data).hexdigest())
     services.objects.put_new(name, data)
-    return {
-        "path": f"s3://{services.site.bucket}/{name}",
-        "key": key or DEFAULT_KEY,
-        "format": "jsonl",
-    }
+    path = f"s3://{services.site.bucket}/{name}"
+    return {"path": path, "key": key or _DEFAULT_KEY, "format": "jsonl"}
 
 
 def config_with_items(
@@ -115,9 +103,6 @@ def config_with_items(
     """A job's config with these items as its input; for `items` and `key` see `put_items`.
 
     `source` is the job's YAML file or mapping, without ``input``. `job_id` replaces the one in it.
-
-    Raises:
-        UserError: naming what is wrong in the items or the config.
     """
     raw = read_source(source)
     if "input" in raw:
@@ -136,14 +121,12 @@ def _from_json(text: str) -> list[Any]:
             "template write {{ … | tojson }}; to name a file, use the config's input"
         ) from error
     if not isinstance(found, list):
-        raise UserError(
-            f"items: {_short(text)} is a JSON {type(found).__name__}, not a list; put it in "
-            "brackets"
-        )
+        kind = type(found).__name__
+        raise UserError(f"items: {_short(text)} is a JSON {kind}, not a list; put it in brackets")
     return found
 
 
-def _check_iterable(value: object) -> None:
+def _checked_iterable(value: object) -> Iterable[Any]:
     """Refuse a value that can't be iterated over, or whose elements are not items."""
     kind, hint = "", "pass a list"
     if isinstance(value, Mapping):
@@ -163,23 +146,14 @@ def _check_iterable(value: object) -> None:
         kind, hint = "a named tuple", "pass a list: [it._asdict()] for one item"
     elif not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         kind = f"{type(value).__name__} ({_short(value)})"
-    if kind:
+    if kind or not isinstance(value, Iterable):
         raise UserError(f"items: is {kind}; {hint}")
-
-
-def _check_same_kind(items: list[Any]) -> None:
-    objects = isinstance(items[0], Mapping)
-    for number, item in enumerate(items, 1):
-        if isinstance(item, Mapping) is not objects:
-            raise UserError(
-                f"items: number {number} is {type(item).__name__}, but number 1 is "
-                f"{type(items[0]).__name__}; pass only objects, or only strings and integers"
-            )
+    return value
 
 
 def _line(number: int, item: object, key: str | None) -> str:
     item = _without_numpy(item)
-    name = key or DEFAULT_KEY
+    name = key or _DEFAULT_KEY
     if isinstance(item, str | int) and not isinstance(item, bool):
         item = {name: item, VALUE_FIELD: item}
     if not isinstance(item, Mapping):

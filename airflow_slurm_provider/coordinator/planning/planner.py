@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,6 @@ _CURSOR_EVERY = 2_000
 Items = Iterable[tuple[str, dict[str, Any]]]
 
 
-class PlanConflict(UserError):
-    """Objects of a round's plan are missing, or are not what was planned."""
-
-
 @dataclass(frozen=True, slots=True)
 class DraftSummary:
     """What a draft holds. It is the last object of a draft: with it the draft is complete."""
@@ -65,8 +62,9 @@ class DraftSummary:
 
     @classmethod
     def read(cls, store: JobStore, round_no: int, draft: int) -> DraftSummary | None:
-        """The summary of a draft; None if it is missing."""
-        data = store.objects.get(store.paths.draft_summary(round_no, draft))
+        """The summary of a draft; None if it is missing, or for a plan without a draft (0)."""
+        key = store.paths.draft_summary(round_no, draft)
+        data = store.objects.get(key) if draft else None
         return None if data is None else cls(**json.loads(data))
 
 
@@ -79,9 +77,9 @@ class SliceTotals:
         self._digest = hashlib.sha256()
 
     @property
-    def sha256(self) -> str:
-        """Over the digests of the slices so far."""
-        return self._digest.hexdigest()
+    def figures(self) -> tuple[int, int, str]:
+        """Tasks and items, and the digest over the digests of the slices, so far."""
+        return self.tasks, self.items, self._digest.hexdigest()
 
     def add(self, where: Slice) -> Slice:
         """Count one slice, and return it."""
@@ -92,8 +90,7 @@ class SliceTotals:
 
     def match(self, summary: DraftSummary) -> bool:
         """Whether these are the slices of the summary's draft."""
-        totals = (summary.tasks, summary.items, summary.sha256)
-        return (self.tasks, self.items, self.sha256) == totals
+        return self.figures == (summary.tasks, summary.items, summary.sha256)
 
 
 class Draft:
@@ -101,6 +98,7 @@ class Draft:
 
     def __init__(self, store: JobStore, round_no: int, spool: Path) -> None:
         self.number = keys.new_draft()
+        self.totals = SliceTotals()
         self.summary: DraftSummary | None = None
         self._store = store
         self._round_no = round_no
@@ -113,38 +111,39 @@ class Draft:
                 yield Slice(**json.loads(line))
 
     def discard_unless(self, adopted: int) -> None:
-        """Delete the draft if another draft is the round's plan."""
-        if adopted != self.number:
-            self.discard()
+        """Delete the draft if another one, or none (0), is the round's plan.
 
-    def discard(self) -> None:
-        """Delete the draft; ``slurmctl gc`` deletes what can't be deleted now."""
+        ``slurmctl gc`` deletes what can't be deleted now.
+        """
+        if adopted == self.number:
+            return
         with suppress(ServiceError):
             paths, objects = self._store.paths, self._store.objects
             objects.delete(paths.draft_summary(self._round_no, self.number))
             objects.delete_many(list(self._store.segments(self._round_no, self.number)))
 
-    def write(self, items: Items, bundle: int, log: Log) -> SliceTotals:
+    def write(self, items: Items, bundle: int, log: Log) -> None:
         """Write the segments; the items are read once."""
-        totals = SliceTotals()
         per_segment = max(1, SEGMENT_ITEMS // bundle)
         source = iter(items)
         bundles = iter(lambda: list(islice(source, bundle)), [])
-        place = 0
+        groups = iter(lambda: list(islice(bundles, per_segment)), [])
         with self._spool.open("w") as spool:
-            while group := list(islice(bundles, per_segment)):
+            for place, group in enumerate(groups):
                 number = keys.segment_number(self.number, place)
                 body = bytearray()
                 for task_items in group:
                     data = pack_slice(task_items)
                     digest = hashlib.sha256(data).hexdigest()
                     where = Slice(number, len(body), len(data), len(task_items), digest)
-                    spool.write(json.dumps(asdict(totals.add(where))) + "\n")
+                    spool.write(json.dumps(asdict(self.totals.add(where))) + "\n")
                     body += data
-                self._put_segment(number, bytes(body))
-                place += 1
-                log(f"read {totals.items:,} items")
-        return totals
+                key = self._store.paths.segment(self._round_no, number)
+                objects, segment = self._store.objects, bytes(body)
+                # A refusal may come from our own first try, whose reply was lost.
+                if not objects.put_new(key, segment) and objects.get(key) != segment:
+                    raise ServiceError(f"{key} exists with other content; submit again")
+                log(f"read {self.totals.items:,} items")
 
     def complete(self, summary: DraftSummary) -> None:
         """Write the summary: the draft is complete."""
@@ -152,36 +151,24 @@ class Draft:
         self._store.objects.put(self._store.paths.draft_summary(self._round_no, self.number), data)
         self.summary = summary
 
-    def _put_segment(self, number: int, body: bytes) -> None:
-        key = self._store.paths.segment(self._round_no, number)
-        # A refusal may come from our own first try, whose reply was lost.
-        if not self._store.objects.put_new(key, body) and self._store.objects.get(key) != body:
-            raise ServiceError(f"{key} exists with other content; submit again")
-
 
 @contextmanager
 def new_draft(
-    store: JobStore,
-    round_no: int,
-    items: Items,
-    bundle: int,
-    summarize: Callable[[SliceTotals], DraftSummary],
-    log: Log,
+    store: JobStore, round_no: int, items: Items, bundle: int, log: Log
 ) -> Iterator[Draft]:
-    """A complete draft of a round, with `bundle` items per task. `log` gets a line per segment.
+    """A draft of a round, with `bundle` items per task; `log` gets a line per segment.
 
-    `summarize` is called when all items are read, and raises a UserError to refuse them. A draft
-    that can't be completed is deleted.
+    It has no summary yet. A draft that the caller does not complete is deleted.
     """
     with tempfile.TemporaryDirectory(prefix="airflow-slurm-plan-") as folder:
         draft = Draft(store, round_no, Path(folder) / "slices.jsonl")
         try:
-            draft.complete(summarize(draft.write(items, bundle, log)))
-        except BaseException:
-            draft.discard()
-            raise
-        # From here on the draft may be the round's plan: only the round's row can tell.
-        yield draft
+            draft.write(items, bundle, log)
+            yield draft
+        finally:
+            # A complete draft may be the round's plan: only the round's row can tell.
+            if draft.summary is None:
+                draft.discard_unless(adopted=0)
 
 
 class Planner:
@@ -202,24 +189,17 @@ class Planner:
     ) -> RoundRow:
         """Write a round that was created, and open it, unless it is open already; return its row.
 
-        Args:
-            round_row: the round.
-            items: not read if the round has a plan already.
-            bundle: items per task.
-            retried: called when all items are read: in a retry round, the number of items by
-                error class. It raises a UserError to refuse the items.
+        The items are not read if the round has a plan already. When all are read, `retried` gives
+        for a retry round the number of items by error class. It raises a UserError to refuse them.
         """
         if round_row.state is RoundState.OPEN or round_row.draft:
             return self.finish(round_row)
         if begun_without_draft(self._store, self._table, round_row):
             deque(items, maxlen=0)
             return self.finish(replace(round_row, retried=retried()))
-
-        def summarize(totals: SliceTotals) -> DraftSummary:
-            return DraftSummary(totals.tasks, totals.items, totals.sha256, retried())
-
         number = round_row.number
-        with new_draft(self._store, number, items, bundle, summarize, self._log) as draft:
+        with new_draft(self._store, number, items, bundle, self._log) as draft:
+            draft.complete(DraftSummary(*draft.totals.figures, retried()))
             round_row = self._jobs.adopt_draft(number, draft.number)
             draft.discard_unless(round_row.draft)
             return self.finish(round_row, draft)
@@ -227,66 +207,42 @@ class Planner:
     def finish(self, round_row: RoundRow, draft: Draft | None = None) -> RoundRow:
         """Write the task rows of the round's plan and open it, unless it is open; return its row.
 
-        Args:
-            round_row: the round; it has a plan.
-            draft: one that is on this machine; it may differ from the plan.
+        `draft` is on this machine; it may differ from the plan.
 
         Raises:
-            PlanConflict: if segments of the plan are missing.
+            UserError: if segments of the plan are missing.
             RowConflict: if there are rows of another plan.
         """
         if round_row.state is RoundState.OPEN:
             return round_row
         number, plan = round_row.number, round_row.draft
-        summary = summary_of(self._store, number, plan, draft)
-        if draft is not None and draft.number == plan:
-            slices = draft.slices()
-        else:
-            slices = self._store.planned_slices(number, plan)
+        here = draft if draft and draft.number == plan else None
+        summary = here.summary if here else DraftSummary.read(self._store, number, plan)
+        slices = here.slices() if here else self._store.planned_slices(number, plan)
         totals = self._write_rows(round_row, slices)
         if plan and (summary is None or not totals.match(summary)):
-            raise PlanConflict(
+            raise UserError(
                 f"input: objects of round {number} of {self._table.job!r} are missing below "
                 f"{self._store.paths.segments(number)} or were changed after planning; restore "
                 "them, or submit under another job_id"
             )
-        retried = summary.retried if summary else round_row.retried
-        self._jobs.open_round(number, totals.tasks, totals.items, retried)
-        self._log(f"planned {totals.items:,} items as {totals.tasks:,} tasks")
-        return replace(
-            round_row,
-            state=RoundState.OPEN,
-            tasks=totals.tasks,
-            items=totals.items,
-            retried=dict(retried),
-        )
+        retried = dict(summary.retried if summary else round_row.retried)
+        tasks, items = totals.tasks, totals.items
+        self._jobs.open_round(number, tasks, items, retried)
+        self._log(f"planned {items:,} items as {tasks:,} tasks")
+        return replace(round_row, state=RoundState.OPEN, tasks=tasks, items=items, retried=retried)
 
     def _write_rows(self, round_row: RoundRow, slices: Iterator[Slice]) -> SliceTotals:
-        def create(numbered: tuple[int, Slice]) -> None:
-            self._table.create(round_row.number, *numbered)
-
+        create = partial(self._table.create, round_row.number)
         totals = SliceTotals()
         numbered = enumerate(map(totals.add, slices))
         deque(islice(numbered, round_row.cursor), maxlen=0)
         with ThreadPoolExecutor(_WRITERS) as pool:
             while batch := list(islice(numbered, _CURSOR_EVERY)):
-                for _ in pool.map(create, batch):
-                    pass
+                deque(pool.map(create, *zip(*batch, strict=True)), maxlen=0)
                 self._jobs.advance_cursor(round_row.number, totals.tasks)
                 self._log(f"wrote {totals.tasks:,} task rows")
         return totals
-
-
-def summary_of(
-    store: JobStore, round_no: int, plan: int, draft: Draft | None = None
-) -> DraftSummary | None:
-    """The summary of a round's plan: a GET, unless `draft` is the plan.
-
-    None if it is missing, or if an older release made the plan, without a draft.
-    """
-    if draft is not None and draft.number == plan:
-        return draft.summary
-    return DraftSummary.read(store, round_no, plan) if plan else None
 
 
 def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) -> bool:
@@ -295,6 +251,7 @@ def begun_without_draft(store: JobStore, table: TaskTable, round_row: RoundRow) 
     That release wrote all segments first. A list request; if there are such segments, one query
     per shard.
     """
-    if next(store.segments(round_row.number, 0), None) is None:
-        return False
-    return next(table.rows_of_round(round_row.number), None) is not None
+    number = round_row.number
+    return any(True for _ in store.segments(number, 0)) and any(
+        True for _ in table.rows_of_round(number)
+    )

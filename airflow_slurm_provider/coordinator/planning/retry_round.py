@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,8 +21,8 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import (
     RetryContext,
     RoundResources,
     Rules,
-    parse_rules,
 )
+from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.coordinator.status.dead_workers import failed_nodes, read_job_records
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
@@ -39,21 +39,14 @@ _UNLIMITED_ROUNDS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which failures are retried: for `rounds` retry rounds by error class.
+    """Which failures are retried."""
 
-    `only` has the keys of the requested items; None for all.
-    """
-
-    rounds: Mapping[str, int]
-    only: frozenset[str] | None = None
+    rounds: Mapping[str, int]  #: retry rounds by error class
+    only: frozenset[str] | None = None  #: keys of the requested items; None for all
 
     def selects(self, error_class: str, rounds: int) -> bool:
         """Whether a failure of this class is retried after this many retry rounds."""
         return rounds < self.rounds.get(error_class, 0)
-
-    def includes(self, key: str) -> bool:
-        """Whether the item with this key was requested."""
-        return self.only is None or key in self.only
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,7 @@ class RetryRequest:
         for name in classes or ():
             if name not in known:
                 raise UserError(f"errors: {name!r} is not an error class; use {', '.join(known)}")
-        rules = parse_rules(policy or {}, "policy")
+        rules = validate(Rules, dict(policy or {}), "policy.")
         keys = None if only is None else frozenset(only)
         return cls(tuple(sorted(set(classes or ()))), rules, keys)
 
@@ -97,27 +90,24 @@ class RetryRequest:
 
 @dataclass(slots=True)
 class FailedItems:
-    """The failed items of a job's first rounds, split by a selector.
-
-    Iterating yields (key, item) of those to retry, and fills the counts. `drafts` are those of the
-    rounds, in order. The markers are checked against `table`; None for no check.
-    """
+    """The failed items of a job's first rounds; iterating fills the counts by error class."""
 
     store: JobStore
     selector: Selector
-    drafts: Sequence[int]
-    table: TaskTable | None = None
+    drafts: Sequence[int]  #: of the rounds, in order
+    table: TaskTable | None = None  #: markers are checked against it; None for no check
     retried: Counter[str] = field(default_factory=Counter)
     given_up: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Stream the items in the order of their tasks."""
+        """Stream (key, item) of those to retry, in the order of their tasks."""
         self.retried.clear()
         self.given_up.clear()
+        only = self.selector.only
         with retried_items(self.store, self.drafts) as retried:
             rounds = range(len(self.drafts))
             for failure in read_failures(self.store, retried, rounds, self.table):
-                if failure.superseded or not self.selector.includes(failure.key):
+                if failure.superseded or (only is not None and failure.key not in only):
                     continue
                 if self.selector.selects(failure.error_class, failure.round_no):
                     self.retried[failure.error_class] += 1
@@ -155,32 +145,23 @@ def plan_retry(
 ) -> RetryPlan:
     """Plan a retry of the failures of these rounds; writes nothing."""
     selector = request.selector(spec)
-    items = failed_items(services, job, rounds, selector)
-    for _ in items:
-        pass
+    drafts = [row.draft for row in rounds]
+    items = FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
+    deque(items, maxlen=0)
     tasks = Counter(row.error_class for row in failed_tasks(services, job.job, selector))
     found = {*items.retried, *tasks}
     resources = RoundResources()
     if found:
-        context = _retry_context(services, spec, rounds)
+        records = read_job_records(services, spec.id)
+        memory = max((record.mem for record in records), default=0)
+        nodes = failed_nodes(records, spec.slurm_classes)
+        context = RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)
         resources = request.policy(spec).resources(spec.slurm_options, found, context)
     failed = items.retried.total() + items.given_up.total()
-    return RetryPlan(
-        len(rounds) if found else None,
-        dict(items.retried),
-        dict(tasks),
-        dict(items.given_up),
-        0 if selector.only is None else len(selector.only) - failed,
-        resources,
-    )
-
-
-def failed_items(
-    services: Services, job: JobRow, rounds: Sequence[RoundRow], selector: Selector
-) -> FailedItems:
-    """The failed items of these rounds, a job's first."""
-    drafts = [row.draft for row in rounds]
-    return FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
+    missing = 0 if selector.only is None else len(selector.only) - failed
+    number = len(rounds) if found else None
+    retried, given_up = dict(items.retried), dict(items.given_up)
+    return RetryPlan(number, retried, dict(tasks), given_up, missing, resources)
 
 
 def failed_tasks(services: Services, job_id: JobId, selector: Selector) -> list[TaskRow]:
@@ -204,17 +185,9 @@ def load_keys(services: Services, job_id: JobId, digest: str) -> frozenset[str] 
     if not digest:
         return None
     key = services.paths(job_id).inline(digest)
-    data = services.objects.get(key)
-    if data is None:
+    if (data := services.objects.get(key)) is None:
         raise UserError(
             f"{key}: the list of items of an unfinished retry is missing from the bucket; "
             "restore it"
         )
     return frozenset(json.loads(data))
-
-
-def _retry_context(services: Services, spec: JobSpec, rounds: list[RoundRow]) -> RetryContext:
-    records = read_job_records(services, spec.id)
-    memory = max((record.mem for record in records), default=0)
-    nodes = failed_nodes(records, spec.slurm_classes)
-    return RetryContext([row.classes for row in rounds[1:]], nodes, memory >> 20)

@@ -7,7 +7,6 @@ decorator), the node checks it, and refuses it in one line.
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Iterator
 from inspect import Parameter, Signature
 
@@ -19,12 +18,9 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
 
 def check_function(tree: ast.Module, name: str, where: str) -> None:
-    """Refuse a handler that can't be called.
+    """Refuse a handler that can't be called: the function `name` of the module `tree`.
 
-    Args:
-        tree: the handler's module.
-        name: the function's name.
-        where: the field and its value; the message begins with it.
+    The message begins with `where`, the field and its value.
 
     Raises:
         UserError: if it is a class, a generator function, or has parameters that get no value.
@@ -71,21 +67,20 @@ def _is_batch(decorator: ast.expr) -> bool:
 
 
 def _signature(of: ast.arguments) -> Signature:
-    positional: list[tuple[ast.arg, inspect._ParameterKind]] = [
-        *((argument, Parameter.POSITIONAL_ONLY) for argument in of.posonlyargs),
-        *((argument, Parameter.POSITIONAL_OR_KEYWORD) for argument in of.args),
-    ]
-    required = len(positional) - len(of.defaults)
-    defaults = [*[Parameter.empty] * required, *map(ast.unparse, of.defaults)]
-    found = [
-        Parameter(argument.arg, kind, default=default)
-        for (argument, kind), default in zip(positional, defaults, strict=True)
-    ]
-    if of.vararg:
-        found.append(Parameter(of.vararg.arg, Parameter.VAR_POSITIONAL))
-    for argument, value in zip(of.kwonlyargs, of.kw_defaults, strict=True):
-        default = Parameter.empty if value is None else ast.unparse(value)
-        found.append(Parameter(argument.arg, Parameter.KEYWORD_ONLY, default=default))
-    if of.kwarg:
-        found.append(Parameter(of.kwarg.arg, Parameter.VAR_KEYWORD))
+    defaults = dict(zip(of.kwonlyargs, of.kw_defaults, strict=True))
+    # The defaults of positional parameters are those of the last ones.
+    defaults.update(zip([*of.posonlyargs, *of.args][::-1], of.defaults[::-1], strict=False))
+    kinds = (
+        (of.posonlyargs, Parameter.POSITIONAL_ONLY),
+        (of.args, Parameter.POSITIONAL_OR_KEYWORD),
+        ([of.vararg], Parameter.VAR_POSITIONAL),
+        (of.kwonlyargs, Parameter.KEYWORD_ONLY),
+        ([of.kwarg], Parameter.VAR_KEYWORD),
+    )
+    found = []
+    for arguments, kind in kinds:
+        for argument in filter(None, arguments):
+            value = defaults.get(argument)
+            default = Parameter.empty if value is None else ast.unparse(value)
+            found.append(Parameter(argument.arg, kind, default=default))
     return Signature(found)

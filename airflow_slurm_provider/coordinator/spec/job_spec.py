@@ -273,11 +273,7 @@ class JobSpec(Strict):
         return SlurmOptions.from_mapping(self.slurm)
 
     def check_schema(self) -> None:
-        """Check the declared schema, if there is one.
-
-        Raises:
-            UserError: naming the column whose type is wrong.
-        """
+        """Refuse a declared schema with a wrong type, and Parquet parts without a schema."""
         declared = self.aggregate.schema_
         if declared is not None:
             # pyarrow takes a third of a second to import, and most jobs declare no schema.
@@ -365,19 +361,13 @@ def load_config(source: str | Path | Mapping[str, Any], *, job_id: str | None = 
 
 
 def read_source(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a job's YAML file or mapping, unchecked.
-
-    Raises:
-        UserError: if there is no such file, or if it is not YAML.
-    """
+    """The content of a job's YAML file or mapping, unchecked; see `read_yaml`."""
     if isinstance(source, Mapping):
         return dict(source)
     raw = read_yaml(Path(source), "config", "name the job's YAML file")
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{source}: must be a mapping of settings; see docs/guides/configuration.md"
-        )
-    return raw
+    if isinstance(raw, dict):
+        return raw
+    raise UserError(f"{source}: must be a mapping of settings; see docs/guides/configuration.md")
 
 
 def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any]) -> Config:
@@ -393,7 +383,10 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
         spec.check_schema()
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return Config(_absolute(spec, folder), folder, name)
+    if not spec.input.path.startswith("s3://"):
+        path = str((folder / spec.input.path).resolve())
+        spec = spec.model_copy(update={"input": spec.input.model_copy(update={"path": path})})
+    return Config(spec, folder, name)
 
 
 def spec_of(document: bytes) -> JobSpec:
@@ -407,10 +400,3 @@ def _check_times(spec: JobSpec) -> None:
     check_times(spec.resolve_lease(), worker, limits)
     if options.time is not None:
         check_lifetime(parse_slurm_time(options.time) - options.grace, worker, limits)
-
-
-def _absolute(spec: JobSpec, folder: Path) -> JobSpec:
-    if spec.input.path.startswith("s3://"):
-        return spec
-    path = str((folder / spec.input.path).resolve())
-    return spec.model_copy(update={"input": spec.input.model_copy(update={"path": path})})

@@ -24,7 +24,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, model_validator
 
 from airflow_slurm_provider.coordinator.spec.field_types import Delay, Strict
-from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.units import format_slurm_time, parse_slurm_memory, parse_slurm_time
 from slurm_worker.errors import ErrorClass
@@ -146,8 +145,8 @@ class Policy:
         memory = "mem_per_cpu" if base.mem_per_cpu else "mem"
         base_mem = parse_slurm_memory(base.mem_per_cpu or base.mem or "0")
         base_time = parse_slurm_time(base.time) if base.time else 0
-        mem = ResourceBump(f"slurm.{memory}", base_mem or context.mem_mb, parse_slurm_memory)
-        time = ResourceBump("slurm.time", base_time, parse_slurm_time)
+        mem = _ResourceBump(f"slurm.{memory}", base_mem or context.mem_mb, parse_slurm_memory)
+        time = _ResourceBump("slurm.time", base_time, parse_slurm_time)
         slurm: dict[str, str] = {}
         delay = 0.0
         excluded: set[str] = set()
@@ -170,41 +169,26 @@ class Policy:
         return RoundResources(slurm, math.ceil(delay), (*mem.notes, *time.notes))
 
 
-class ResourceBump:
-    """The increase of one resource: the largest that any class of a round needs.
+@dataclass(slots=True)
+class _ResourceBump:
+    """The increase of one resource: the largest that any class of a round needs."""
 
-    Args:
-        name: the option, for messages.
-        base: its amount in the first round; 0 if it is unknown.
-        parse: reads an amount.
+    name: str  #: the option, for messages
+    base: int  #: its amount in the first round; 0 if it is unknown
+    parse: Callable[[str], int]  #: reads an amount
+    value: int = 0  #: the increased amount; 0 if no class needs one
+    notes: list[str] = field(default_factory=list)  #: what could not be increased, and why
 
-    Attributes:
-        value: the increased amount; 0 if no class needs one.
-        notes: what could not be increased, and why.
-    """
-
-    def __init__(self, name: str, base: int, parse: Callable[[str], int]) -> None:
-        self.value = 0
-        self.notes: list[str] = []
-        self._name = name
-        self._base = base
-        self._parse = parse
-
-    def add(self, text: str | None, times: int, field: str) -> None:
-        """Apply the rule `text` of `field`, whose class is retried for the `times`-th time."""
+    def add(self, text: str | None, times: int, where: str) -> None:
+        """Apply the rule `text` of the field `where`, for a class's `times`-th retry."""
         if text is None:
             return
         match = _FACTOR.fullmatch(text)
         if match is None:
-            self.value = max(self.value, self._parse(text))
-        elif not self._base:
-            self.notes.append(f"{field}: can't apply {text}, as {self._name} is not set; set it")
+            self.value = max(self.value, self.parse(text))
+        elif not self.base:
+            self.notes.append(f"{where}: can't apply {text}, as {self.name} is not set; set it")
         else:
-            raised = math.ceil(self._base * float(match.group(1)) ** times)
-            limit = self._parse(match.group(2)) if match.group(2) else raised
+            raised = math.ceil(self.base * float(match.group(1)) ** times)
+            limit = self.parse(match.group(2)) if match.group(2) else raised
             self.value = max(self.value, min(raised, limit))
-
-
-def parse_rules(raw: Mapping[str, Any], where: str) -> Rules:
-    """Check the rules that an operator gets; see `validate`."""
-    return validate(Rules, dict(raw), f"{where}.")

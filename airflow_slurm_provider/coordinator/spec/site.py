@@ -132,11 +132,7 @@ class Site(Strict):
 
 
 def load_site(path: str | Path) -> Site:
-    """Read the site's YAML file.
-
-    Raises:
-        UserError: if the file does not exist, or if it has a mistake.
-    """
+    """Read the site's YAML file; see `read_yaml` and `parse_site`."""
     file = Path(path).expanduser()
     raw = read_yaml(file, "site", "name the site's file with --site or SLURMCTL_CONFIG")
     return parse_site(raw, str(file))
@@ -154,7 +150,16 @@ def parse_site(raw: object, name: str) -> Site:
     site = validate(Site, raw, f"{name}: ")
     split_s3_uri(site.storage.prefix, f"{name}: storage.prefix")
     _check_cluster(site.cluster, name)
-    _check_alerts(site.alerts, name)
+    alerts = site.alerts
+    if alerts.sns_topic_arn and not _TOPIC.fullmatch(alerts.sns_topic_arn):
+        raise UserError(
+            f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not an SNS topic; write "
+            "arn:aws:sns:<region>:<account>:<name>"
+        )
+    if len(found := [field for field in _WEBHOOK_FIELDS if getattr(alerts, field)]) > 1:
+        raise UserError(f"{name}: alerts: has {' and '.join(found)}; give only one of them")
+    if alerts.webhook_url:
+        check_webhook(alerts.webhook_url, f"{name}: alerts.webhook_url")
     return site
 
 
@@ -167,19 +172,6 @@ def _check_cluster(cluster: ClusterSite, name: str) -> None:
             f"{name}: cluster.remote_dir: {cluster.remote_dir!r} contains ~ or $, which only a "
             "shell expands; write an absolute path, or one relative to the account's home"
         )
-
-
-def _check_alerts(alerts: AlertsSite, name: str) -> None:
-    if alerts.sns_topic_arn and not _TOPIC.fullmatch(alerts.sns_topic_arn):
-        raise UserError(
-            f"{name}: alerts.sns_topic_arn: {alerts.sns_topic_arn!r} is not an SNS topic; write "
-            "arn:aws:sns:<region>:<account>:<name>"
-        )
-    found = [field for field in _WEBHOOK_FIELDS if getattr(alerts, field)]
-    if len(found) > 1:
-        raise UserError(f"{name}: alerts: has {' and '.join(found)}; give only one of them")
-    if alerts.webhook_url:
-        check_webhook(alerts.webhook_url, f"{name}: alerts.webhook_url")
 
 
 def check_webhook(url: str, field: str) -> str:

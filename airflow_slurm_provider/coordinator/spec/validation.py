@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from slurm_worker.errors import UserError
 
@@ -40,9 +41,7 @@ def read_yaml(path: Path, field: str, hint: str) -> Any:
 
 
 def validate(model: type[T], raw: object, prefix: str) -> T:
-    """Check what a user wrote against a model, or a mapping of models.
-
-    `prefix` goes before the field in the message: ``config.yaml: ``.
+    """Check what a user wrote against a model; `prefix` goes before the field in the message.
 
     Raises:
         UserError: the first fault, with the nearest known name for an unknown one.
@@ -77,19 +76,11 @@ def _fields_at(model: object, location: Sequence[int | str]) -> list[str]:
     """The keys that are allowed where `location` points."""
     current = model
     for step in location:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(str(step))
-            current = None if field is None else field.annotation
-        else:
-            # A mapping or a list of models: its last argument is the model.
-            current = (get_args(current) or (None,))[-1]
-        if not isinstance(current, type):
-            models = [option for option in get_args(current) if isinstance(option, type)]
-            found = [option for option in models if issubclass(option, BaseModel)]
-            current = found[0] if found else current
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return [info.alias or name for name, info in current.model_fields.items()]
-    return []
+        fields: Mapping[str, FieldInfo] = getattr(current, "model_fields", {})
+        # In a mapping or a list of models, the last argument is the model.
+        current = fields[str(step)].annotation if fields else get_args(current)[-1]
+    known: Mapping[str, FieldInfo] = getattr(current, "model_fields", {})
+    return [info.alias or name for name, info in known.items()]
 
 
 class _Loader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ that are not in the queue.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.slurm.array_state import ArrayKey
@@ -31,21 +31,19 @@ def open_names(job_id: JobId, submission: SubmissionRow) -> list[str]:
 
 
 def arrays_of(
-    services: Services, job_id: JobId, submissions: Iterable[SubmissionRow]
+    services: Services, job_id: JobId, submissions: Sequence[SubmissionRow]
 ) -> list[ArrayKey]:
     """All arrays of some submissions, in their order, each with its id.
 
     Raises:
         ServiceError: if there is an intent and Slurm does not show whether it has the array.
     """
-    rows = list(submissions)
-    doubtful = [
-        name for row in rows if row.state is SubmitState.INTENT for name in open_names(job_id, row)
-    ]
+    intents = (row for row in submissions if row.state is SubmitState.INTENT)
+    doubtful = [name for row in intents for name in open_names(job_id, row)]
     found = services.slurm.find(doubtful) if doubtful else {}
     return [
         key
-        for row in rows
+        for row in submissions
         for key in (
             *known_arrays(job_id, row),
             *(ArrayKey(found[name], name) for name in open_names(job_id, row) if name in found),

@@ -20,11 +20,7 @@ _LATE_S = 30.0
 class AuditLogReader:
     """Reads a job's events once each, also those that appear late.
 
-    Args:
-        services: the edges.
-        job_id: the job.
-        after: the mark to begin after.
-        keep: how many of the last events `events` holds.
+    It begins after the mark `after`; `events` holds the last `keep` of those that it has read.
     """
 
     def __init__(
@@ -36,15 +32,13 @@ class AuditLogReader:
         self._newest_ms: int | None = None
         #: Marks of the events that the next read will meet again.
         self._repeated: set[str] = set()
-        #: The last `keep` events that were read, oldest first.
+        #: Oldest first.
         self.events: tuple[AuditEvent, ...] = ()
 
     def read(self) -> list[AuditEvent]:
         """The events that no earlier call has returned, oldest first.
 
-        Raises:
-            UserError: if there is no such job.
-            ServiceError: if the table can't be reached.
+        Raises a UserError if there is no such job.
         """
         if self._newest_ms is None:
             self._jobs.get()
@@ -76,6 +70,6 @@ def event_document(event: AuditEvent) -> dict[str, Any]:
 
 
 def as_utc(at_ms: int) -> str:
-    """Milliseconds as RFC 3339 has them, in UTC."""
+    """Milliseconds since the epoch as RFC 3339 has them, in UTC."""
     at = datetime.fromtimestamp(at_ms / 1000, timezone.utc)
     return f"{at:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03}Z"

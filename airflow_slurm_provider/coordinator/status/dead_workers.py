@@ -3,14 +3,16 @@
 A worker's name holds its array, element and restart. A task's row names the worker that holds it,
 and its history the workers that lost it. So Slurm's state of an element gives the class of the
 tasks that it held. Requests: those of `snapshot.py`, a few rows of the job, one ``sacct``; every
-task row is read only where leases were lost and taken over.
+task row is read only where leases were lost and taken over. Functions raise a ServiceError if the
+table or the accounting can't be read.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
@@ -21,6 +23,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.units import format_memory
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import JobId, TaskState
+from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.tasks import TaskRow
 
 
@@ -44,9 +47,9 @@ class WorkerFailure:
         return self.element.partition("_")[0]
 
     @property
-    def start(self) -> tuple[str, int]:
-        """Identifies this start of this element."""
-        return self.element, self.restart
+    def worker(self) -> str:
+        """The prefix of the names of this start's workers."""
+        return f"{self.element}-r{self.restart}-"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
@@ -65,24 +68,22 @@ class WorkerFailure:
 
 
 def find_worker_failures(services: Services, job_id: JobId) -> list[WorkerFailure]:
-    """The job's workers that died, with the tasks that they held.
-
-    Raises:
-        ServiceError: if the table or the accounting can't be read.
-    """
+    """The job's workers that died, with the tasks that they held."""
     died = _died(services, job_id)
     if not died:
         return []
     snapshot = read_snapshot(services, job_id)
-    return _failures_of(services, snapshot, died, _may_have_been_held(services, snapshot))
+    rows: Iterable[TaskRow] = (*snapshot.leased, *snapshot.ended)
+    # A leased row names its holder, and a row whose lease was lost names the earlier ones.
+    # Where all lost leases are of tasks that were read anyway, no other row is read.
+    if snapshot.lost != sum(row.lost for row in rows):
+        table = services.tasks(snapshot.job)
+        rows = chain.from_iterable(map(table.all_rows, range(table.shards)))
+    return _failures_of(services, snapshot, died, rows)
 
 
 def read_job_records(services: Services, job_id: JobId) -> list[JobRecord]:
-    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``.
-
-    Raises:
-        ServiceError: if the table or the accounting can't be read.
-    """
+    """How the job's workers ended that have, by Slurm's accounting: one ``sacct``."""
     submissions = services.jobs(job_id).submissions()
     records = services.slurm.records(arrays_of(services, job_id, submissions))
     return [record for record in records if record.ended]
@@ -106,7 +107,8 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
     """Give tasks that were given up because workers died the class that Slurm knows.
 
     So that a retry by class finds them: ``out_of_memory`` with more memory, ``node_failure``
-    on other nodes. Returns how many; repeating it does no harm.
+    on other nodes. The last holder that died decides; deaths from before the task was put back
+    do not count. Returns how many; repeating it does no harm.
     """
     snapshot = read_snapshot(services, job_id)
     lost = [
@@ -119,7 +121,8 @@ def attribute_failures(services: Services, job_id: JobId) -> int:
     failures = _failures_of(services, snapshot, _died(services, job_id), lost)
     table, count = services.tasks(snapshot.job), 0
     for row in lost:
-        why = next((failure for failure in reversed(failures) if row.task in failure.tasks), None)
+        deaths = (f for name in _last_holders(row) for f in failures if name.startswith(f.worker))
+        why = next(deaths, None)
         if why is not None and why.error_class is not ErrorClass.WORKER_CRASH:
             # The earlier text is kept: it names the worker.
             message = f"{row.error}; {why.line()}"
@@ -134,19 +137,15 @@ def _died(services: Services, job_id: JobId) -> list[JobRecord]:
     ]
 
 
-def _may_have_been_held(services: Services, snapshot: Snapshot) -> Iterator[TaskRow]:
-    """The rows that may name a dead worker.
-
-    Who holds a task is on a leased row, from whom it was taken on one whose lease was lost;
-    where all lost leases are of tasks that were read anyway, no other row is.
-    """
-    read = (*snapshot.leased, *snapshot.ended)
-    if snapshot.lost == sum(row.lost for row in read):
-        yield from read
-        return
-    table = services.tasks(snapshot.job)
-    for shard in range(table.shards):
-        yield from table.all_rows(shard)
+def _last_holders(row: TaskRow) -> list[str]:
+    """The workers that lost a task's lease since it was last put back, the last one first."""
+    found = []
+    for entry in reversed(row.history):
+        if entry.event is TaskEvent.REOPENED:
+            break
+        if entry.previous:
+            found.append(entry.previous)
+    return found
 
 
 def _failures_of(
@@ -157,39 +156,26 @@ def _failures_of(
     # Building the models of a job's YAML takes a good part of the time of `slurmctl status`.
     from airflow_slurm_provider.coordinator.spec_store import read_spec
 
-    classes, held = read_spec(services, snapshot.job).slurm_classes, _held(rows)
-    return [_failure(record, held, classes) for record in died]
-
-
-def _held(rows: Iterable[TaskRow]) -> dict[str, list[TaskRow]]:
-    """Task rows by the workers that held them without ending them."""
-    found: dict[str, list[TaskRow]] = defaultdict(list)
+    classes = read_spec(services, snapshot.job).slurm_classes
+    held: set[tuple[str, str]] = set()  # workers, and tasks that they held and did not end
     for row in rows:
-        owners = {entry.previous for entry in row.history if entry.previous}
+        held.update((entry.previous, row.task) for entry in row.history if entry.previous)
         if row.state is TaskState.LEASED:
-            owners.add(row.owner)
-        for owner in owners:
-            found[owner].append(row)
-    return found
-
-
-def _failure(
-    record: JobRecord, held: dict[str, list[TaskRow]], classes: Mapping[ElementState, ErrorClass]
-) -> WorkerFailure:
-    tasks = {
-        row.task for owner, rows in held.items() if owner.startswith(record.worker) for row in rows
-    }
-    return WorkerFailure(
-        element=f"{record.array}_{record.element}",
-        restart=record.restart,
-        error_class=_class_of(record, classes),
-        state=record.state.value,
-        exit_code=record.exit_code,
-        node=record.node,
-        elapsed_s=record.elapsed_s,
-        max_rss=record.max_rss,
-        tasks=tuple(sorted(tasks)),
-    )
+            held.add((row.owner, row.task))
+    return [
+        WorkerFailure(
+            element=f"{record.array}_{record.element}",
+            restart=record.restart,
+            error_class=_class_of(record, classes),
+            state=record.state.value,
+            exit_code=record.exit_code,
+            node=record.node,
+            elapsed_s=record.elapsed_s,
+            max_rss=record.max_rss,
+            tasks=tuple(sorted({task for name, task in held if name.startswith(record.worker)})),
+        )
+        for record in died
+    ]
 
 
 def _class_of(record: JobRecord, classes: Mapping[ElementState, ErrorClass]) -> ErrorClass:

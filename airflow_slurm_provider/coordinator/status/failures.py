@@ -80,11 +80,8 @@ def read_failures(
 ) -> Iterator[Failure]:
     """The failures of these rounds, in order of their tasks within each.
 
-    Args:
-        store: the job's objects.
-        retried: the items of later rounds.
-        rounds: their numbers.
-        table: the job's tasks; None for no check of the markers against them.
+    `retried` are the items of later rounds. Without a `table`, markers are not checked against
+    the rows of their tasks.
 
     Raises:
         UserError: if a marker was made from other items than those of its task.
@@ -104,7 +101,7 @@ class FailureGroup:
 
     of: str  #: ``item``, or ``task`` where whole tasks were given up
     error_class: str
-    message: str
+    message: str  #: in full where all failures have the same, else normalised
     count: int = 0  #: items that failed so and were not tried again since
     superseded: int = 0  #: items that failed so and were tried again
     #: The first few keys (or task ids), with the message in full
@@ -113,12 +110,12 @@ class FailureGroup:
     first: float = 0.0  #: when the first failed, in seconds since the epoch; 0 where unknown
     last: float = 0.0
 
-    def add(self, name: str, message: str, node: str, at: float, *, superseded: bool) -> None:
+    def add(
+        self, name: str, message: str, node: str = "", at: float = 0.0, *, superseded: bool = False
+    ) -> None:
         """Count one more."""
-        if superseded:
-            self.superseded += 1
-        else:
-            self.count += 1
+        self.superseded += superseded
+        self.count += not superseded
         if len(self.examples) < _EXAMPLES:
             self.examples.append((name, message))
         if node:
@@ -144,35 +141,31 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Fa
     table = services.tasks(snapshot.job)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], FailureGroup] = {}
-    #: The message of groups whose failures all have the same.
-    same: dict[tuple[str, str, str], str] = {}
 
-    def group(of: str, name: str, message: str, place: str) -> FailureGroup:
+    def group(of: str, name: str, message: str, place: str = "") -> FailureGroup:
         which = (of, name, with_place(normalise(message), place))
         if which not in groups and len(groups) >= _MOST_GROUPS:
             which = (of, name, "(further messages)")
-        message = with_place(message, place)
-        if same.setdefault(which, message) != message:
-            same[which] = which[2]
-        return groups.setdefault(which, FailureGroup(*which))
+        whole = with_place(message, place)
+        found = groups.setdefault(which, FailureGroup(of, name, whole))
+        if found.message != whole:
+            found.message = which[2]
+        return found
 
     with retried_items(store, drafts) as retried:
         for failure in read_failures(store, retried, range(len(drafts)), table):
             if error_class in ("", failure.error_class):
-                group("item", failure.error_class, failure.message, failure.place).add(
+                message, place = failure.message, failure.place
+                group("item", failure.error_class, message, place).add(
                     failure.key,
-                    with_place(failure.message, failure.place),
+                    with_place(message, place),
                     failure.node,
                     failure.at,
                     superseded=failure.superseded,
                 )
     for row in sorted(snapshot.ended, key=lambda row: row.sk):
         if error_class in ("", row.error_class):
-            group("task", row.error_class, row.error, "").add(
-                row.task, row.error, "", 0.0, superseded=False
-            )
-    for which, found in groups.items():
-        found.message = same[which]
+            group("task", row.error_class, row.error).add(row.task, row.error)
     return sorted(groups.values(), key=lambda kind: (-kind.count, -kind.superseded, kind.message))
 
 

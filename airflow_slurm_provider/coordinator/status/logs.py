@@ -48,17 +48,12 @@ class Selection:
 
     def wants(self, line: dict[str, Any]) -> bool:
         """Whether a line is selected; the worker is known from the chunk's name."""
-        if self.task and line.get("task") != self.task:
-            return False
-        return not self.errors or line.get("level") in _SEVERE or line.get("event") in _FAILURES
+        severe = line.get("level") in _SEVERE or line.get("event") in _FAILURES
+        return self.task in ("", line.get("task")) and (severe or not self.errors)
 
 
 def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterator[dict[str, Any]]:
-    """The shipped lines, worker by worker, oldest first.
-
-    Raises:
-        UserError: if there is no such job.
-    """
+    """The shipped lines by worker, oldest first; raises a UserError if there is no such job."""
     services.jobs(job_id).get()
     for key in services.objects.list(services.paths(job_id).logs):
         worker = key.rsplit("/", 1)[1]
@@ -70,11 +65,7 @@ def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterat
 
 
 def read_script(services: Services, job_id: JobId) -> str:
-    """The batch script of the job's latest array, from the cluster; empty where there is none.
-
-    Raises:
-        ServiceError: if the cluster can't be reached.
-    """
+    """The batch script of the job's latest array, from the cluster; empty where there is none."""
     submissions = services.jobs(job_id).submissions()
     for submission in sorted(submissions, key=lambda row: (row.round_no, row.number), reverse=True):
         if arrays := arrays_of(services, job_id, [submission]):

@@ -106,11 +106,7 @@ class JobStatus:
 
 
 def read_progress(services: Services, job_id: JobId) -> Progress:
-    """The job's progress.
-
-    Raises:
-        UserError: if there is no such job.
-    """
+    """The job's progress; raises a UserError if there is no such job."""
     return progress_of(read_snapshot(services, job_id))
 
 
@@ -118,11 +114,9 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
     """The job's progress, and whether workers are left to continue it."""
     snapshot = _recent(services, job_id)
     progress = progress_of(snapshot)
-    if progress.complete:
-        return JobStatus(progress, None, finished=True, snapshot=snapshot)
-    if progress.stop:
-        problem = f"the job is stopped: {progress.stop}"
-        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
+    if progress.complete or progress.stop:
+        problem = "" if progress.complete else f"the job is stopped: {progress.stop}"
+        return JobStatus(progress, None, progress.complete, problem, snapshot=snapshot)
     submissions = services.jobs(job_id).submissions()
     # A cancel leaves an empty submission in each round, also in one without workers yet.
     newest = latest([row for row in submissions if not row.empty]) or latest(submissions)
@@ -131,15 +125,15 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
     arrays = arrays_of(services, job_id, of_last)
     if not arrays:
         problem = "" if progress.paused else _never_submitted(services, job_id, newest)
-        return JobStatus(progress, None, finished=False, problem=problem, snapshot=snapshot)
+        return JobStatus(progress, None, False, problem, snapshot=snapshot)
     array = services.arrays(arrays)
     if array.unknown or array.alive or progress.paused or _is_under_way(services, newest):
-        return JobStatus(progress, array, finished=False, snapshot=snapshot)
+        return JobStatus(progress, array, False, snapshot=snapshot)
     # Workers may have ended just after the rows were read.
     snapshot = read_snapshot(services, job_id)
     progress = progress_of(snapshot)
     if progress.complete:
-        return JobStatus(progress, array, finished=True, snapshot=snapshot)
+        return JobStatus(progress, array, True, snapshot=snapshot)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
     problem = (
         f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
@@ -196,11 +190,6 @@ def tasks_of(round_row: RoundRow) -> int:
     return round_row.tasks + sum(round_row.tasks_back.values())
 
 
-def slurm_job_ids_of(submissions: Iterable[SubmissionRow]) -> list[str]:
-    """The arrays of several submissions."""
-    return [slurm_job_id for submission in submissions for slurm_job_id in submission.slurm_job_ids]
-
-
 def blocked_reason(job: JobRow) -> str:
     """Why the job waits for a resume; empty where it does not."""
     if job.paused:
@@ -209,13 +198,8 @@ def blocked_reason(job: JobRow) -> str:
 
 
 def check_running(job: JobRow) -> None:
-    """Refuse to continue a job that is paused or stopped.
-
-    Raises:
-        UserError: naming what resumes it.
-    """
-    why = blocked_reason(job)
-    if why:
+    """Raise a UserError, which names what resumes it, for a job that is paused or stopped."""
+    if why := blocked_reason(job):
         raise UserError(f"job_id: {job.job!r} {why}; resume it first: slurmctl resume {job.job}")
 
 
@@ -224,7 +208,7 @@ def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
     made = (submission for submission in submissions if submission.slurm_job_ids)
     by_time = sorted(made, key=lambda row: (row.round_no, row.number))
     needed = [number for number, row in enumerate(by_time) if not row.requested]
-    return set(slurm_job_ids_of(by_time[needed[-1] if needed else 0 :]))
+    return {array for row in by_time[needed[-1] if needed else 0 :] for array in row.slurm_job_ids}
 
 
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:

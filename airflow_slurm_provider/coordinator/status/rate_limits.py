@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
@@ -32,10 +31,6 @@ class LimitState:
     used: int
     quota_per_day: int | None  #: tokens per UTC day; None for no quota
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class SafeRate:
@@ -46,17 +41,9 @@ class SafeRate:
     rate: float  #: tokens a second; 0 if no rate keeps within the quota
     bound: float  #: the most requests in any window of the quota, at that rate
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return asdict(self)
-
 
 def read_limits(services: Services, job_id: JobId) -> list[LimitState]:
-    """The state of a job's rate limits.
-
-    Raises:
-        UserError: if there is no such job.
-    """
+    """The state of a job's rate limits; raises a UserError if there is no such job."""
     return limit_states(services, read_spec(services, services.jobs(job_id).get()).limits)
 
 
@@ -87,15 +74,9 @@ def rate_for(
 ) -> SafeRate:
     """The rate that never oversteps a vendor's quota, such as ``600/min`` or ``100/10s``.
 
-    Args:
-        quota: requests per window.
-        burst: as the limit's.
-        send_window_s: as the limit's.
-        skew_s: how wrong a node's clock may be; the worker's own estimate is under 0.1 s.
-        workers: worker processes that share the limit: fewer reserve more at a time.
-
-    Raises:
-        UserError: if `quota` is not one.
+    `burst` and `send_window_s` are the limit's. `skew_s` is how wrong a node's clock may be; the
+    worker's own estimate is under 0.1 s. Of fewer `workers` (processes), each reserves more at a
+    time. Raises a UserError if `quota` is not one.
     """
     try:
         most, window_s = parse_quota(quota)

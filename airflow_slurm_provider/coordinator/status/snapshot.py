@@ -30,7 +30,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_totals import JobTotals
-from slurm_worker.protocol.keys import JobId, RoundState, TaskId, TaskState
+from slurm_worker.protocol.keys import JobId, RoundState, TaskState
 from slurm_worker.protocol.shard_progress import ShardTotal
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -106,51 +106,40 @@ class SnapshotReader:
         self._kept = 0
 
     def read(self) -> Snapshot:
-        """A snapshot.
-
-        Raises:
-            UserError: if there is no such job.
-            ServiceError: if the table can't be reached.
-        """
+        """A snapshot; raises as `read_snapshot`."""
         with self._lock:
-            return self._read()
+            jobs = self._services.jobs(self._job_id)
+            job, rounds = jobs.get(), jobs.rounds()
+            totals = self._totals
+            if totals is None or not totals.is_of(job):
+                totals = self._totals = self._load(job)
+                self._kept = totals.done.tasks
+            table, lost = self._services.tasks(job), totals.done.lost > 0
+            scans = [
+                _ShardScan(table, shard, rounds, ShardTotal(*cursor), lost)
+                for shard, cursor in enumerate(totals.cursors)
+            ]
+            with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
+                list(pool.map(_ShardScan.run, scans))
+            totals.add([scan.passed for scan in scans])
+            self._keep(totals)
+            done = JobTotals()
+            for part in (totals.done, *(scan.beyond for scan in scans)):
+                done.add(part)
+        return self._snapshot(job, rounds, done, scans)
 
-    def _read(self) -> Snapshot:
-        services = self._services
-        jobs = services.jobs(self._job_id)
-        job, rounds = jobs.get(), jobs.rounds()
-        if self._totals is None or not self._totals.is_of(job):
-            self._totals = self._load(job)
-            self._kept = self._totals.done.tasks
-        table = services.tasks(job)
-        lost = self._totals.done.lost > 0
-        scans = [
-            _ShardScan(table, shard, rounds, cursor, lost)
-            for shard, cursor in enumerate(self._totals.shards)
-        ]
-        with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
-            list(pool.map(_ShardScan.run, scans))
-        self._totals.add([scan.passed for scan in scans])
-        self._keep()
-        return self._snapshot(job, rounds, scans)
-
-    def _snapshot(self, job: JobRow, rounds: list[RoundRow], scans: list[_ShardScan]) -> Snapshot:
-        assert self._totals is not None, "_read has set it"
-        done = JobTotals()
-        done.add(self._totals.done)
-        for scan in scans:
-            done.add(scan.beyond)
+    def _snapshot(
+        self, job: JobRow, rounds: list[RoundRow], done: JobTotals, scans: list[_ShardScan]
+    ) -> Snapshot:
         rows = [row for scan in scans for row in scan.open]
-        leased = tuple(row for row in rows if row.state is TaskState.LEASED)
-        ended = tuple(row for row in rows if row.state.terminal)
         ready = [row for row in rows if row.state is TaskState.READY]
         return Snapshot(
             job=job,
             rounds=tuple(rounds),
             at_ms=int(self._services.clock.now() * 1000),
             done=done,
-            leased=leased,
-            ended=ended,
+            leased=tuple(row for row in rows if row.state is TaskState.LEASED),
+            ended=tuple(row for row in rows if row.state.terminal),
             ready=len(ready) + sum(scan.unread for scan in scans),
             waiting=sum(bool(row.not_before_ms) for row in ready),
             lost=done.lost + sum(row.lost for row in rows),
@@ -161,31 +150,19 @@ class SnapshotReader:
     def _load(self, job: JobRow) -> _Totals:
         """The stored totals: of the last snapshot, or of the workers."""
         objects, paths = self._services.objects, self._services.paths(self._job_id)
-        data = objects.get(paths.progress)
-        found = None if data is None else _Totals.from_json(data)
-        kept = found if found is not None and found.is_of(job) else _Totals.empty(job)
+        kept = _Totals.from_json(objects.get(paths.progress), job)
         with ThreadPoolExecutor(min(_THREADS, job.shards)) as pool:
             shards = list(pool.map(objects.get, map(paths.shard_progress, range(job.shards))))
         by_workers = _Totals.empty(job)
         by_workers.add([ShardTotal.from_json(total, job) for total in shards])
         return max(kept, by_workers, key=lambda candidate: candidate.done.tasks)
 
-    def _keep(self) -> None:
-        assert self._totals is not None, "_read has set it"
-        if self._totals.done.tasks - self._kept > self._kept // 20:
+    def _keep(self, totals: _Totals) -> None:
+        if totals.done.tasks - self._kept > self._kept // 20:
             # The last writer wins; each total agrees with its own cursors.
-            self._services.objects.put(
-                self._services.paths(self._job_id).progress, self._totals.to_json()
-            )
-            self._kept = self._totals.done.tasks
-
-
-@dataclass(frozen=True, slots=True)
-class _Cursor:
-    """How far a shard is in the totals: rows up to `after` are, except those put `aside`."""
-
-    after: str = ""
-    aside: tuple[str, ...] = ()
+            path = self._services.paths(self._job_id).progress
+            self._services.objects.put(path, totals.to_json())
+            self._kept = totals.done.tasks
 
 
 @dataclass(slots=True)
@@ -194,20 +171,21 @@ class _Totals:
 
     created_ms: int
     rows_since: str
-    shards: list[_Cursor]
+    #: By shard, `after` and `aside` of a `ShardTotal`
+    cursors: list[tuple[str, tuple[str, ...]]]
     done: JobTotals = field(default_factory=JobTotals)
 
     @classmethod
     def empty(cls, job: JobRow) -> _Totals:
-        return cls(job.created_ms, job.rows_since, [_Cursor()] * job.shards)
+        return cls(job.created_ms, job.rows_since, [("", ())] * job.shards)
 
     def is_of(self, job: JobRow) -> bool:
         """Whether it belongs to this job, and not to an earlier one of the same name."""
-        return self.rows_since == job.rows_since and len(self.shards) == job.shards
+        return self.rows_since == job.rows_since and len(self.cursors) == job.shards
 
     def add(self, shards: list[ShardTotal]) -> None:
         """Add what was passed in each shard."""
-        self.shards = [_Cursor(total.after, total.aside) for total in shards]
+        self.cursors = [(total.after, total.aside) for total in shards]
         for total in shards:
             self.done.add(total.done)
 
@@ -216,45 +194,40 @@ class _Totals:
             "v": _VERSION,
             "created_ms": self.created_ms,
             "rows_since": self.rows_since,
-            "shards": [[cursor.after, list(cursor.aside)] for cursor in self.shards],
+            "shards": self.cursors,
             "done": self.done.to_dict(),
         }
         return json.dumps(document, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> _Totals | None:
-        """Read what `to_json` wrote; None if another release did: it only saves requests."""
-        raw = json.loads(data)
+    def from_json(cls, data: bytes | None, job: JobRow) -> _Totals:
+        """Read what `to_json` wrote; empty if there is none of this job and this release."""
+        raw: dict[str, Any] = json.loads(data) if data else {}
         if raw.get("v") != _VERSION:
-            return None
-        shards = [_Cursor(after, tuple(aside)) for after, aside in raw["shards"]]
-        return cls(raw["created_ms"], raw["rows_since"], shards, JobTotals.from_dict(raw["done"]))
+            return cls.empty(job)
+        cursors = [(after, tuple(aside)) for after, aside in raw["shards"]]
+        done = JobTotals.from_dict(raw["done"])
+        found = cls(raw["created_ms"], raw["rows_since"], cursors, done)
+        return found if found.is_of(job) else cls.empty(job)
 
 
 class _ShardScan:
-    """Reads one shard.
-
-    Args:
-        cursor: where it begins.
-        lost: whether leases of tasks in the totals were lost.
-
-    Attributes:
-        passed: how far the totals go after this scan, and what is added to them.
-        beyond: totals of done tasks after the first that is not done.
-        open: every other row that was read.
-        unread: untouched rows that were not read.
-    """
+    """Reads one shard; `lost` is whether leases of tasks in the totals were lost."""
 
     def __init__(
-        self, table: TaskTable, shard: int, rounds: list[RoundRow], cursor: _Cursor, lost: bool
+        self, table: TaskTable, shard: int, rounds: list[RoundRow], passed: ShardTotal, lost: bool
     ) -> None:
         self._table = table
         self._shard = shard
         self._rounds = {round_row.number: round_row for round_row in rounds}
         self._lost = lost
-        self.passed = ShardTotal(cursor.after, cursor.aside)
+        #: How far the totals go, and what this scan adds to them.
+        self.passed = passed
+        #: Totals of done tasks after the first that is not done.
         self.beyond = JobTotals()
+        #: Every other row that was read.
         self.open: list[TaskRow] = []
+        #: Untouched rows that were not read.
         self.unread = 0
         self.rows_read = 0
 
@@ -274,16 +247,16 @@ class _ShardScan:
         """Read again the rows that were passed over."""
         left = []
         for sk in self.passed.aside:
-            row = self._table.find(keys.task_id(*keys.parse_task_sk(sk)))
+            row = self._table.find(keys.task_id(*keys.parse_task_id(sk)))
             self.rows_read += 1
             if row is None:
                 continue
             if row.state is TaskState.DONE:
                 self.passed.done.add_row(row)
-                continue
-            left.append(sk)
-            self.open.append(row)
-            self._lost = self._lost or row.lost > 0
+            else:
+                left.append(sk)
+                self.open.append(row)
+                self._lost = self._lost or row.lost > 0
         self.passed.aside = tuple(left)
 
     def _rows(self, after: str) -> Iterator[TaskRow]:
@@ -311,10 +284,7 @@ class _ShardScan:
             size = _PAGE if met_fresh else min(size * _PAGE_GROWTH, _LARGEST_PAGE)
 
     def _goes_on_behind(self, round_no: int) -> bool:
-        """Whether rows may follow a round's untouched ones: halves of tasks, or another round.
-
-        A task is bisected for the leases that it lost.
-        """
+        """Whether rows may follow: halves of tasks that lost their leases, or another round."""
         return self._lost or round_no < max(self._rounds, default=round_no)
 
     def _after(self, row: TaskRow) -> int:
@@ -325,8 +295,3 @@ class _ShardScan:
         opened = round_row.state is RoundState.OPEN
         last = round_row.tasks if opened else round_row.cursor
         return max(0, (last - 1 - row.sequence) // self._table.shards)
-
-
-def task_row(services: Services, job_id: JobId, task: TaskId) -> TaskRow | None:
-    """One task's row; None if the job has no such task."""
-    return services.tasks(services.jobs(job_id).get()).find(task)

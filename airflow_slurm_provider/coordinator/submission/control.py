@@ -35,7 +35,6 @@ from airflow_slurm_provider.coordinator.status.progress import (
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.submission.workers import (
     VerbResult,
-    Workers,
     audit_workers,
     ensure_workers,
     submit_workers,
@@ -102,7 +101,8 @@ def resume(
     if workers.reattached:
         return ControlResult(job_id, changed=halted)
     audit_workers(services, job_id, workers, actor)
-    return _result(job_id, workers, changed=halted)
+    ids = workers.slurm_job_ids
+    return ControlResult(job_id, changed=halted, workers=workers.workers, slurm_job_ids=ids)
 
 
 def add_workers(
@@ -132,7 +132,7 @@ def add_workers(
     last = latest(submissions)
     spec = spec_store.read_spec(services, job)
     tasks = progress_of(snapshot).unfinished_tasks
-    if last is None or (last.state is not SubmitState.SUBMITTED and not last.refused):
+    if last is None or not (last.refused or last.state is SubmitState.SUBMITTED):
         log("an earlier submission was interrupted; it is carried out now, and no more are added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
@@ -147,7 +147,8 @@ def add_workers(
         # Only now: if Slurm refuses them, later submissions must not use this configuration.
         jobs.set_config(raised.config)
     audit_workers(services, job_id, workers, actor, "added workers")
-    return _result(job_id, workers, changed=True)
+    ids = workers.slurm_job_ids
+    return ControlResult(job_id, changed=True, workers=workers.workers, slurm_job_ids=ids)
 
 
 def cancel(services: Services, job_id: JobId, *, actor: str = "slurmctl") -> list[str]:
@@ -205,25 +206,19 @@ def _intend_replacements(
     jobs = services.jobs(job.job)
     submissions = of_round(jobs.submissions(), round_row.number)
     last, tasks = latest(submissions), progress_of(snapshot).unfinished_tasks
-    if not tasks or last is None:
-        return
-    if last.state is not SubmitState.SUBMITTED and not last.refused:
+    if not tasks or last is None or not (last.refused or last.state is SubmitState.SUBMITTED):
         return
     spec = spec_store.read_spec(services, job)
     array = _array_state(services, job.job, submissions)
     # A running worker without a task has seen the pause, and exits. A worker with a task checks
-    # for a pause only after the task: it continues.
-    staying = array.alive - array.running + min(array.running, _holders(snapshot))
+    # for a pause only after the task: it continues. An element may have several workers.
+    live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
+    holders = {row.owner.partition("-")[0] for row in live}
+    staying = array.alive - array.running + min(array.running, len(holders))
     missing = useful_workers(spec, spec.workers, tasks, log) - staying
     if missing > 0:
         array_size = services.slurm.max_array_size()
         jobs.record_intent(round_row.number, last.next_number, missing, array_size, requested=True)
-
-
-def _holders(snapshot: Snapshot) -> int:
-    """Array elements whose workers hold a task now; an element may have several workers."""
-    live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
-    return len({row.owner.partition("-")[0] for row in live})
 
 
 def _array_state(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
@@ -255,11 +250,5 @@ def _useful_workers(
 def _open_round(snapshot: Snapshot) -> RoundRow | None:
     """The latest round, if it is planned and open."""
     last = snapshot.rounds[-1] if snapshot.rounds else None
-    if last is None or last.state is not RoundState.OPEN or snapshot.job.rounds <= last.number:
-        return None
-    return last
-
-
-def _result(job_id: JobId, workers: Workers, *, changed: bool) -> ControlResult:
-    ids = workers.slurm_job_ids
-    return ControlResult(job_id, changed=changed, workers=workers.workers, slurm_job_ids=ids)
+    planned = last is not None and last.number < snapshot.job.rounds
+    return last if last and planned and last.state is RoundState.OPEN else None

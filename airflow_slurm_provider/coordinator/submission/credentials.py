@@ -42,8 +42,7 @@ _TEMPORARY = ("Throttling", "ThrottlingException", "RequestTimeout", "InternalFa
 
 def partition_of(site: Site) -> str:
     """The part of AWS that ARNs name, such as ``aws-us-gov``: the role's, else the region's."""
-    named = _PARTITION.match(site.aws.node_role_arn or "")
-    if named:
+    if named := _PARTITION.match(site.aws.node_role_arn or ""):
         return named.group(1)
     region = site.aws.region
     try:
@@ -60,37 +59,26 @@ def session_policy(site: Site, job_id: JobId) -> dict[str, Any]:
     root = JobPaths(site.prefix, job_id).root
     table = f"{arn}:dynamodb:*:*:table/{site.storage.table}"
     rows = [keys.job_pk(job_id), f"{keys.job_pk(job_id)}#*", keys.limit_pk("*", "*")]
-    written = [f"{bucket}/{root}*"]
-    merged = keys.merged_job(job_id)
-    if merged is not None:
+    written, readable = [f"{bucket}/{root}*"], [f"{bucket}/{root}*"]
+    if (merged := keys.merged_job(job_id)) is not None:
         # A job that merges reads the parts of another job, and writes that job's dataset.
         written.append(f"{bucket}/{JobPaths(site.prefix, merged).dataset}*")
-    readable = [f"{bucket}/{root}*"]
-    if merged is not None:
         readable.append(f"{bucket}/{JobPaths(site.prefix, merged).root}*")
     for address in site.aws.node_read:
         readable += [f"{arn}:s3:::{name}" for name in _objects_at(address)]
+    listed = {"StringLike": {"s3:prefix": f"{root}*"}}
+    leading = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": rows}}
+    statements: list[tuple[str | list[str], str | list[str], dict[str, Any]]] = [
+        ([f"s3:{name}" for name in OBJECT_ACTIONS], written, {}),
+        ("s3:GetObject", readable, {}),
+        ("s3:ListBucket", bucket, {"Condition": listed}),
+        ([f"dynamodb:{name}" for name in TABLE_ACTIONS], table, {"Condition": leading}),
+    ]
     return {
         "Version": "2012-10-17",
         "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": [f"s3:{name}" for name in OBJECT_ACTIONS],
-                "Resource": written,
-            },
-            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": readable},
-            {
-                "Effect": "Allow",
-                "Action": "s3:ListBucket",
-                "Resource": bucket,
-                "Condition": {"StringLike": {"s3:prefix": f"{root}*"}},
-            },
-            {
-                "Effect": "Allow",
-                "Action": [f"dynamodb:{name}" for name in TABLE_ACTIONS],
-                "Resource": table,
-                "Condition": {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": rows}},
-            },
+            {"Effect": "Allow", "Action": actions, "Resource": resource, **condition}
+            for actions, resource, condition in statements
         ],
     }
 
@@ -137,9 +125,8 @@ def put_credentials(services: Services, job_id: JobId, *, folder: str = "") -> d
 
 def _our_own(services: Services) -> bytes:
     """The document with this process's credentials; empty if workers find some themselves."""
-    if services.site.cluster.transport != "embedded":
-        return b""
-    found = services.credentials()
+    embedded = services.site.cluster.transport == "embedded"
+    found = services.credentials() if embedded else None
     if found is None or found.method not in _OF_THIS_PROCESS:
         return b""
     own = found.get_frozen_credentials()

@@ -51,9 +51,8 @@ def _zip_folder(folder: Path, config: Config) -> bytes:
     """The folder as a zip; the same files give the same bytes."""
     where = f"{config.source}: handler.code"
     if not folder.is_dir():
-        raise UserError(
-            f"{where}: the folder {folder} does not exist; name the folder with the handler"
-        )
+        problem = f"{where}: the folder {folder} does not exist"
+        raise UserError(problem, "name the folder with the handler")
     requirements = config.spec.handler.requirements
     if requirements and not (folder / requirements).is_file():
         raise UserError(
@@ -62,8 +61,7 @@ def _zip_folder(folder: Path, config: Config) -> bytes:
         )
     if not config.spec.handler.plugin:
         _check_entry(folder, config)
-    out = io.BytesIO()
-    size = 0
+    out, size = io.BytesIO(), 0
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             relative = path.relative_to(folder)
@@ -116,26 +114,24 @@ def worker_arguments(services: Services, spec: JobSpec, config: str, submission:
 
 
 def _check_entry(folder: Path, config: Config) -> None:
-    module, _, function = config.spec.handler.entry.partition(":")
+    entry, where = config.spec.handler.entry, f"{config.source}: handler.entry"
+    module, _, function = entry.partition(":")
     inside = folder.joinpath(*module.split("."))
     candidates = (inside / "__init__.py", inside.with_suffix(".py"))
     files = [path for path in candidates if path.is_file()]
     if not files:
         raise UserError(
-            f"{config.source}: handler.entry: {config.spec.handler.entry!r} names module "
-            f"{module!r}, but {folder} has no {module.replace('.', '/')}.py; correct one of them"
+            f"{where}: {entry!r} names module {module!r}, but {folder} has no "
+            f"{module.replace('.', '/')}.py; correct one of them"
         )
-    text = files[0].read_text(errors="replace")
     # Only the node knows what the import defines. A name that occurs nowhere is not defined.
-    if not re.search(rf"\b{re.escape(function)}\b|import \*", text):
+    if not re.search(rf"\b{re.escape(function)}\b|import \*", files[0].read_text(errors="replace")):
         raise UserError(
-            f"{config.source}: handler.entry: {config.spec.handler.entry!r} names function "
-            f"{function!r}, but {files[0]} does not define it; correct one of them"
+            f"{where}: {entry!r} names function {function!r}, but {files[0]} does not define it; "
+            "correct one of them"
         )
-    where = f"{config.source}: handler.entry"
-    tree = _parsed(files[0], where)
-    if tree is not None:
-        check_function(tree, function, f"{where}: {config.spec.handler.entry!r}")
+    if tree := _parsed(files[0], where):
+        check_function(tree, function, f"{where}: {entry!r}")
 
 
 def _parsed(path: Path, where: str) -> ast.Module | None:

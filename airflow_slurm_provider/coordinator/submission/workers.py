@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -41,8 +41,8 @@ from airflow_slurm_provider.slurm.client import (
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_name
-from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, SubmitState
+from slurm_worker.protocol.ports import Value
 
 #: The longest time of a call, in seconds, if the job sets no timeout.
 _LONG_CALL_S = 60.0
@@ -73,12 +73,7 @@ class Workers:
 
 
 def ensure_workers(
-    services: Services,
-    spec: JobSpec,
-    job: JobRow,
-    round_row: RoundRow,
-    tasks: int,
-    log: Log,
+    services: Services, spec: JobSpec, job: JobRow, round_row: RoundRow, tasks: int, log: Log
 ) -> Workers:
     """The round's workers: those that were submitted before, or new ones.
 
@@ -94,9 +89,8 @@ def ensure_workers(
     last = latest(submissions)
     with_arrays = latest([row for row in submissions if row.slurm_job_ids])
     shown = with_arrays or latest([row for row in submissions if not row.empty]) or last
-    number = 1
-    reason = blocked_reason(job)
-    if reason:
+    number = 1 if last is None else last.number
+    if reason := blocked_reason(job):
         log(f"{spec.id} {reason}; no workers are started; to continue: slurmctl resume {spec.id}")
         if shown is None:
             return Workers((), "", 0, "", reattached=True)
@@ -106,22 +100,18 @@ def ensure_workers(
     submitted = last is not None and last.state is SubmitState.SUBMITTED
     if last is not None and shown is not None and (submitted or only_added):
         arrays = arrays_of(services, spec.id, submissions)
-        skip_reason = _skip_reason(services, spec, arrays)
-        if skip_reason:
+        if skip_reason := _skip_reason(services, spec, arrays):
             log(skip_reason)
             return _existing(spec.id, shown)
         ended = f"{named(ids_of(arrays))} has ended" if arrays else "no workers were submitted"
         log(f"{ended}, and tasks are unfinished; submitting new workers")
         # The workers may have left tasks because they did not find them: see `generations`.
         jobs.begin_generation()
-        number = last.next_number
-        last = None
+        number, last = last.next_number, None
     if last is None or last.refused:
         wanted = useful_workers(spec, spec.workers, tasks, log)
         array_size = services.slurm.max_array_size()
-        last = jobs.record_intent(
-            round_row.number, number if last is None else last.number, wanted, array_size
-        )
+        last = jobs.record_intent(round_row.number, number, wanted, array_size)
     return submit_workers(services, spec, job, round_row, last, log)
 
 
@@ -144,25 +134,27 @@ def submit_workers(
     """
     if submission.empty:
         raise SubmissionCancelledError(_cancelled(spec.id))
-    options = _options(spec, round_row, submission.number)
+    jobs, options = services.jobs(spec.id), _options(spec, round_row, submission.number)
     slurm_job_ids: list[str] = []
     try:
         workers = _submit(services, spec, job, submission, options, slurm_job_ids, log)
     except SubmissionCancelledError as error:
         # Its names are withdrawn for good. The call that did it may have died before it wrote this.
-        services.jobs(spec.id).record_submitted(submission, slurm_job_ids)
+        jobs.record_submitted(submission, slurm_job_ids)
         raise SubmissionCancelledError(_cancelled(spec.id)) from error
-    standing = _record_arrays(services.jobs(spec.id), submission, slurm_job_ids)
+    standing = jobs.record_submitted(submission, slurm_job_ids)
+    if standing is None:
+        # The row was lost: it has another token now if another call has intended the same workers.
+        restored = jobs.restore_submission(submission)
+        standing = jobs.record_submitted(submission, slurm_job_ids) or restored
     if standing.token != submission.token:
-        # The row was lost, and another call has intended the same workers since.
         log(f"another call submits the same workers; {named(slurm_job_ids)} is cancelled")
         ours = replace(submission, slurm_job_ids=tuple(slurm_job_ids))
         services.slurm.cancel(known_arrays(spec.id, ours))
         return submit_workers(services, spec, job, round_row, standing, log)
     log(f"submitted {named(slurm_job_ids)} of {workers} workers")
-    name, label = job_name(spec.id, submission), submission.label
-    ids = tuple(slurm_job_ids)
-    return Workers(ids, name, workers, label, reattached=False, config=job.config)
+    ids, name = tuple(slurm_job_ids), job_name(spec.id, submission)
+    return Workers(ids, name, workers, submission.label, reattached=False, config=job.config)
 
 
 def _cancelled(job_id: JobId) -> str:
@@ -176,16 +168,13 @@ def audit_workers(
     services: Services, job_id: JobId, workers: Workers, actor: str, action: str = "submitted"
 ) -> None:
     """Record in the audit log who has submitted workers, and with which configuration."""
-    services.jobs(job_id).audit(
-        actor,
-        action,
-        {
-            "arrays": ", ".join(workers.slurm_job_ids),
-            "workers": workers.workers,
-            "submission": workers.submission,
-            "config": workers.config,
-        },
-    )
+    detail: dict[str, Value] = {
+        "arrays": ", ".join(workers.slurm_job_ids),
+        "workers": workers.workers,
+        "submission": workers.submission,
+        "config": workers.config,
+    }
+    services.jobs(job_id).audit(actor, action, detail)
 
 
 def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Log) -> int:
@@ -206,17 +195,6 @@ def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Log) -> int:
             )
             wanted = busy
     return wanted
-
-
-def _record_arrays(
-    jobs: JobTable, submission: SubmissionRow, slurm_job_ids: Sequence[str]
-) -> SubmissionRow:
-    """Write a submission's arrays; return its row, with another token if our row was lost."""
-    standing = jobs.record_submitted(submission, slurm_job_ids)
-    if standing is None:
-        kept = jobs.restore_submission(submission)
-        standing = jobs.record_submitted(submission, slurm_job_ids) or kept
-    return standing
 
 
 def _options(spec: JobSpec, round_row: RoundRow, number: int) -> SlurmOptions:
@@ -240,46 +218,29 @@ def _submit(
         *upload.worker_arguments(services, spec, job.config, submission.label),
     ]
     environment = {**services.site.aws.environment(), **put_credentials(services, spec.id)}
-
-    def submit_part(part: int, size: int) -> str:
-        name = job_name(spec.id, submission, part)
-        script = render_script(
-            options, name=name, workers=size, command=command, environment=environment
-        )
-        try:
-            return services.slurm.submit(name, script, folder=spec.id)
-        except SubmitRefusedError:
-            # The cluster has no array of this token, not even from an earlier call whose reply
-            # was lost. So a corrected submit may intend other workers. If it has accepted an
-            # array, the submission counts as carried out.
-            if part == 0:
-                services.jobs(spec.id).record_refusal(submission)
-            raise
-
-    return _submit_parts(submission.sizes(), submit_part, submitted, log)
-
-
-def _submit_parts(
-    sizes: Sequence[int],
-    submit_part: Callable[[int, int], str],
-    submitted: list[str],
-    log: Log,
-) -> int:
     workers = 0
-    for part, wanted in enumerate(sizes):
-        size = wanted
+    for part, wanted in enumerate(submission.sizes()):
+        name, size = job_name(spec.id, submission, part), wanted
         while len(submitted) == part:
+            script = render_script(
+                options, name=name, workers=size, command=command, environment=environment
+            )
             try:
-                submitted.append(submit_part(part, size))
+                submitted.append(services.slurm.submit(name, script, folder=spec.id))
+            except SubmitRefusedError:
+                # The cluster has no array of this token, not even from an earlier call whose reply
+                # was lost. So a corrected submit may intend other workers. If it has accepted an
+                # array, the submission counts as carried out.
+                if part == 0:
+                    services.jobs(spec.id).record_refusal(submission)
+                raise
             except SubmitLimitError as error:
-                if size == 1 and not submitted:
-                    raise
                 if size == 1:
-                    break
+                    if part == 0:
+                        raise
+                    return workers
                 log(f"{error}; trying {size // 2} workers instead of {size}")
                 size //= 2
-        if len(submitted) == part:
-            break
         workers += size
         if size < wanted:
             break

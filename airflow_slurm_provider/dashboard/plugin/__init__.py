@@ -23,11 +23,7 @@ _TASK = "airflow/task?dag_id={DAG_ID}&run_id={RUN_ID}&task_id={TASK_ID}&map_inde
 
 
 class _WhenAsked:
-    """A class attribute whose value is made when it is first read.
-
-    Args:
-        make: makes the value.
-    """
+    """A class attribute whose value is made when it is first read."""
 
     def __init__(self, make: Callable[[], list[dict[str, Any]]]) -> None:
         self._make = make
@@ -54,30 +50,22 @@ def mounted_apps() -> list[dict[str, Any]]:
 def _views() -> list[dict[str, Any]]:
     root = dashboard_root()
     icons = {"icon": f"{root}/static/icon.svg", "icon_dark_mode": f"{root}/static/icon-dark.svg"}
+    entries = [
+        # Airflow's nav has room for one word.
+        ("Slurm", "", "slurm", "nav"),
+        ("Slurm backfill", _RUN, "slurm-run", "dag_run"),
+        ("Slurm backfill", _TASK, "slurm-task", "task_instance"),
+    ]
     return [
         {
-            # Airflow's nav has room for one word.
-            "name": "Slurm",
-            "href": f"{root}/",
-            "destination": "nav",
-            "url_route": "slurm",
-            "nav_top_level": True,
+            "name": name,
+            "href": f"{root}/{path}",
+            "url_route": route,
+            "destination": place,
+            "nav_top_level": place == "nav",
             **icons,
-        },
-        {
-            "name": "Slurm backfill",
-            "href": f"{root}/{_RUN}",
-            "destination": "dag_run",
-            "url_route": "slurm-run",
-            **icons,
-        },
-        {
-            "name": "Slurm backfill",
-            "href": f"{root}/{_TASK}",
-            "destination": "task_instance",
-            "url_route": "slurm-task",
-            **icons,
-        },
+        }
+        for name, path, route, place in entries
     ]
 
 

@@ -30,18 +30,13 @@ class AirflowGuard:
     """See `airflow_slurm_provider.dashboard.auth.Guard`."""
 
     async def user(self, request: Request) -> User:
-        """The user who reads; 401 without a login, 403 without the right to read task instances."""
+        """The user; 401 without a login, 403 without the right to read task instances."""
         found = await airflow_user(request)
         if not await run_in_threadpool(_may, "GET", found):
             raise HTTPException(403, "your role in Airflow may not read task instances")
-        return User(_name(found), may_act=await run_in_threadpool(_may, "PUT", found))
-
-    async def actor(self, request: Request) -> User:
-        """The user who acts; 403 without the right to change task instances, as for a viewer."""
-        found = await airflow_user(request)
-        if not await run_in_threadpool(_may, "PUT", found):
-            raise HTTPException(403, "your role in Airflow may not change task instances")
-        return User(_name(found))
+        may_act = await run_in_threadpool(_may, "PUT", found)
+        refusal = "" if may_act else "your role in Airflow may not change task instances"
+        return User(f"airflow user {found.get_name()}", refusal)
 
 
 async def airflow_user(request: Request) -> BaseUser:
@@ -70,7 +65,3 @@ def _may(method: ResourceMethod, user: BaseUser) -> bool:
     return get_auth_manager().is_authorized_dag(
         method=method, access_entity=DagAccessEntity.TASK_INSTANCE, user=user
     )
-
-
-def _name(user: BaseUser) -> str:
-    return f"airflow user {user.get_name()}"

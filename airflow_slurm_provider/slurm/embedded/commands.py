@@ -24,10 +24,8 @@ from pathlib import Path
 
 import airflow_slurm_provider
 import slurm_worker
-from airflow_slurm_provider.slurm.submission import EXPORTED
+from airflow_slurm_provider.slurm.submission import EXPORTED, first_command
 from airflow_slurm_provider.units import parse_slurm_time
-
-ALIVE = ("PENDING", "RUNNING")
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
@@ -43,6 +41,10 @@ CREATE INDEX IF NOT EXISTS alive ON elements (state) WHERE state IN ('PENDING', 
 """
 
 
+#: The elements of a ``job``, a ``job_element``, or an element's raw id.
+_TARGET = "? IN (job || '', job || '_' || element, raw_id || '')"
+
+
 class CommandError(Exception):
     """A command fails as Slurm's would: one line and exit code 1."""
 
@@ -52,8 +54,10 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        (folder / "spool").mkdir(exist_ok=True)
         # Two processes that make the file at once would see it locked.
-        with locked(folder / "state.lock"):
+        with (folder / "state.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             self.db = sqlite3.connect(folder / "state.db", isolation_level=None, timeout=30)
             self.db.executescript(_SCHEMA)
 
@@ -62,20 +66,11 @@ class Store:
         with self.transaction():
             (job,) = self.db.execute("SELECT COALESCE(MAX(raw_id), 0) + 1 FROM elements").fetchone()
             self.script(job).write_text(script)
+            place = (job, request.name, str(Path.cwd()), request.output, len(request.elements))
+            limits = (request.throttle, request.limit_s, request.grace_s)
+            start = (json.dumps(environment), time.time() + request.delay_s)
             self.db.execute(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    job,
-                    request.name,
-                    str(Path.cwd()),
-                    request.output,
-                    len(request.elements),
-                    request.throttle,
-                    request.limit_s,
-                    request.grace_s,
-                    json.dumps(environment),
-                    time.time() + request.delay_s,
-                ),
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*place, *limits, *start)
             )
             self.db.executemany(
                 "INSERT INTO elements (job, element, raw_id) VALUES (?, ?, ?)",
@@ -85,18 +80,12 @@ class Store:
 
     def script(self, job: int) -> Path:
         """Where the job's own copy of its script is."""
-        spool = self.folder / "spool"
-        spool.mkdir(exist_ok=True)
-        return spool / f"{job}.sh"
+        return self.folder / "spool" / f"{job}.sh"
 
     def select(self, jobs: str = "", names: str = "") -> list[tuple[int, int, str, str, str]]:
-        """``(job, element, state, exit code, name)`` of all, of some jobs, or of some names.
+        """``(job, element, state, exit code, name)`` of the ids and names; all where empty.
 
         As in Slurm, an element that was cancelled and has not ended yet is completing.
-
-        Args:
-            jobs: ids, separated by commas; all if empty.
-            names: likewise.
         """
         return self.db.execute(
             "SELECT e.job, e.element, CASE WHEN e.wish = 'cancel' AND e.state IN "
@@ -108,43 +97,32 @@ class Store:
         ).fetchall()
 
     def wish(self, wish: str, target: str) -> bool:
-        """Ask the supervisor to end elements; False if `target` names none.
+        """Ask the supervisor to end elements; False if `target` (see `_TARGET`) names none.
 
-        Args:
-            wish: ``cancel``, ``requeue`` or ``limit``.
-            target: ``job``, ``job_element``, or an element's raw id.
+        `wish` is ``cancel``, ``requeue`` or ``limit``.
         """
-        job, _, element = target.partition("_")
-        chosen = "((job = ? AND (? = '' OR element = ?)) OR (? = '' AND raw_id = ?))"
-        values = (job, element, element, element, job)
         (count,) = self.db.execute(
-            f"SELECT count(*) FROM elements WHERE {chosen}",  # noqa: S608  no value is in it
-            values,
+            f"SELECT count(*) FROM elements WHERE {_TARGET}",  # noqa: S608  no value is in it
+            (target,),
         ).fetchone()
         self.db.execute(
-            f"UPDATE elements SET wish = ?, asked = NULL WHERE {chosen} "  # noqa: S608  as above
+            f"UPDATE elements SET wish = ?, asked = NULL WHERE {_TARGET} "  # noqa: S608  as above
             "AND wish <> 'cancel' AND state IN ('PENDING', 'RUNNING')",
-            (wish, *values),
+            (wish, target),
         )
         return bool(count)
 
     def anything_left(self) -> bool:
         """Whether an element waits or runs."""
-        row = self.db.execute(
-            "SELECT 1 FROM elements WHERE state IN ('PENDING', 'RUNNING') LIMIT 1"
-        ).fetchone()
-        return row is not None
+        query = "SELECT EXISTS (SELECT 1 FROM elements WHERE state IN ('PENDING', 'RUNNING'))"
+        return bool(self.db.execute(query).fetchone()[0])
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """No other process writes until it ends."""
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+        with self.db:
+            self.db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self.db.execute("ROLLBACK")
-            raise
-        self.db.execute("COMMIT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +150,9 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
         options[name] = value
     elements, throttle = _array(options.get("array", ""))
     grace = re.search(r"@(\d+)", options.get("signal", ""))
+    delay = re.fullmatch(r"now\+(\d+)", options.get("begin", "now+0"))
+    if delay is None:
+        raise CommandError("--begin: this cluster knows now+SECONDS only")
     try:
         limit = parse_slurm_time(options["time"]) if options.get("time") else 0
     except ValueError:
@@ -183,23 +164,15 @@ def read_request(script: str, arguments: list[str], default_name: str) -> Reques
         throttle=throttle,
         limit_s=float(limit),
         grace_s=float(grace.group(1)) if grace else 0.0,
-        delay_s=_delay(options.get("begin", "now+0")),
+        delay_s=float(delay.group(1)),
     )
 
 
-def _delay(begin: str) -> float:
-    match = re.fullmatch(r"now\+(\d+)", begin)
-    if match is None:
-        raise CommandError("--begin: this cluster knows now+SECONDS only")
-    return float(match.group(1))
-
-
 def _directives(script: str) -> Iterator[str]:
-    for line in script.splitlines():
+    lines = script.splitlines()
+    for line in lines[: first_command(lines)]:
         if line.startswith("#SBATCH "):
             yield from shlex.split(line.removeprefix("#SBATCH "))
-        elif line.strip() and not line.startswith("#"):
-            return
 
 
 def _array(text: str) -> tuple[tuple[int, ...], int]:
@@ -210,18 +183,9 @@ def _array(text: str) -> tuple[tuple[int, ...], int]:
         match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
         if match is None or (throttle and not throttle.isdigit()):
             raise CommandError("Batch job submission failed: Invalid job array specification")
-        first, last, step = (int(group) if group else None for group in match.groups())
-        assert first is not None
-        elements.extend(range(first, (first if last is None else last) + 1, step or 1))
+        first, last, step = match.groups()
+        elements.extend(range(int(first), int(last or first) + 1, int(step or 1)))
     return tuple(sorted(set(elements))), int(throttle or 0)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock; waits for it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def main(argv: list[str]) -> int:
@@ -257,55 +221,40 @@ def sbatch(store: Store, arguments: list[str]) -> list[str]:
         raise CommandError("This does not look like a batch script.")
     request = read_request(script, arguments[:position], path.name)
     # Without the variables of the program around this process.
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")
-    }
-    job = store.add(script, request, environment)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDDED_")}
+    job = store.add(script, request, own)
     return [str(job) if "--parsable" in arguments else f"Submitted batch job {job}"]
 
 
 def squeue(store: Store, arguments: list[str]) -> list[str]:
     """The elements in the format of ``-o``; ended ones only with ``-t all``."""
-    jobs = _option(arguments, "-j")
-    rows = store.select(jobs, _option(arguments, "--name"))
-    if jobs and not rows:
+    elements = _elements(store, arguments)
+    if _option(arguments, "-j") and not elements:
         raise CommandError("Invalid job id specified")
-    wanted = (_option(arguments, "-t") or f"{','.join(ALIVE)},COMPLETING").split(",")
+    wanted = (_option(arguments, "-t") or "PENDING,RUNNING,COMPLETING").split(",")
     template = _option(arguments, "-o") or "%i|%T"
-    lines = []
-    for number, element, state, _, name in rows:
-        if wanted == ["all"] or state in wanted:
-            values = {
-                "%i": f"{number}_{element}",
-                "%F": str(number),
-                "%T": state,
-                "%N": "" if state == "PENDING" else "localhost",
-                "%r": "Resources" if state == "PENDING" else "None",
-                "%V": "",
-                "%j": name,
-            }
-            lines.append(expand(template, values))
-    return lines
+    shown = [values for values in elements if wanted == ["all"] or values["%T"] in wanted]
+    return [expand(template, values) for values in shown]
 
 
 def sacct(store: Store, arguments: list[str]) -> list[str]:
     """The elements' fields of ``-o``, separated by ``|``; values that aren't measured are empty."""
-    names = (_option(arguments, "-o") or "JobID,State").split(",")
-    return [
-        "|".join(
-            {
-                "JobID": f"{job}_{element}",
-                "State": state,
-                "NodeList": "None assigned" if state == "PENDING" else "localhost",
-                "ExitCode": code,
-                "JobName": job_name,
-            }.get(name, "")
-            for name in names
-        )
-        for job, element, state, code, job_name in store.select(
-            _option(arguments, "-j"), _option(arguments, "--name")
-        )
-    ]
+    fields = (_option(arguments, "-o") or "JobID,State").split(",")
+    elements = _elements(store, arguments)
+    return ["|".join(values.get(field, "") for field in fields) for values in elements]
+
+
+def _elements(store: Store, arguments: list[str]) -> list[dict[str, str]]:
+    """The chosen elements: the values that squeue shows, and those that sacct shows."""
+    found = []
+    rows = store.select(_option(arguments, "-j"), _option(arguments, "--name"))
+    for job, element, state, code, name in rows:
+        number, waits = f"{job}_{element}", state == "PENDING"
+        node, reason = ("None assigned", "Resources") if waits else ("localhost", "None")
+        queue = {"%i": number, "%F": str(job), "%T": state, "%r": reason, "%V": "", "%j": name}
+        record = {"JobID": number, "State": state, "ExitCode": code, "JobName": name}
+        found.append({**queue, "%N": "" if waits else node, **record, "NodeList": node})
+    return found
 
 
 def scancel(store: Store, arguments: list[str]) -> list[str]:
@@ -347,14 +296,12 @@ def ensure_supervisor(store: Store) -> None:
     with (store.folder / "supervisor.lock").open("w") as lock:
         if not try_lock(lock.fileno()):
             return
+    kept = (*EXPORTED, "EMBEDDED_SLOTS", "EMBEDDED_KILL_WAIT")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
     with (store.folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
             isolated("supervisor", str(store.folder)),
-            env={
-                name: value
-                for name, value in os.environ.items()
-                if name in EXPORTED or name.startswith("EMBEDDED_")
-            },
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -377,13 +324,10 @@ def isolated(module: str, *arguments: str) -> list[str]:
 
     The current folder and the environment do not affect imports.
     """
-    packages = dict.fromkeys(
-        str(Path(package.__file__).parent.parent)
-        for package in (airflow_slurm_provider, slurm_worker)
-        if package.__file__
-    )
+    packages = (airflow_slurm_provider, slurm_worker)
+    folders = dict.fromkeys(str(Path(package.__path__[0]).parent) for package in packages)
     program = (
-        f"import sys; sys.path[:0] = {list(packages)!r}; "
+        f"import sys; sys.path[:0] = {list(folders)!r}; "
         f"from airflow_slurm_provider.slurm.embedded.{module} import main; "
         "sys.exit(main(sys.argv[1:]))"
     )

@@ -26,10 +26,8 @@ class EmbeddedSupervisor:
     """Runs the elements of one folder, `slots` at a time."""
 
     def __init__(self, store: Store, slots: int, kill_wait: float) -> None:
-        self._store = store
-        self._db = store.db
-        self._slots = slots
-        self._kill_wait = kill_wait
+        self._store, self._db = store, store.db
+        self._slots, self._kill_wait = slots, kill_wait
         self._children: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
 
     def run(self) -> None:
@@ -43,19 +41,16 @@ class EmbeddedSupervisor:
                 time.sleep(_TICK_S)
             self._bury()
             while True:
-                self._tick()
+                self._reap()
+                self._fulfil_wishes()
+                self._watch_limits()
+                self._start_waiting()
                 if not self._store.anything_left():
                     with self._store.transaction():
                         if not self._store.anything_left():
                             lock.close()
                             return
                 time.sleep(_TICK_S)
-
-    def _tick(self) -> None:
-        self._reap()
-        self._fulfil_wishes()
-        self._watch_limits()
-        self._start_waiting()
 
     def _start_waiting(self) -> None:
         if len(self._children) >= self._slots:
@@ -91,8 +86,7 @@ class EmbeddedSupervisor:
             **({"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}),
         }
         target = expand(
-            output,
-            {"%A": str(job), "%a": str(element), "%j": str(raw_id), "%x": name, "%%": "%"},
+            output, {"%A": str(job), "%a": str(element), "%j": str(raw_id), "%x": name, "%%": "%"}
         )
         try:
             with (Path(cwd) / target).open("ab") as log:
@@ -121,15 +115,12 @@ class EmbeddedSupervisor:
             del self._children[job, element]
             # Processes that the element left running end with it.
             _signal(child.pid, signal.SIGKILL)
-            (wish,) = self._db.execute(
-                "SELECT wish FROM elements WHERE job = ? AND element = ?", (job, element)
+            wish, restarts = self._db.execute(
+                "SELECT wish, restarts FROM elements WHERE job = ? AND element = ?", (job, element)
             ).fetchone()
             if wish == "requeue":
-                self._db.execute(
-                    "UPDATE elements SET state = 'PENDING', wish = '', asked = NULL, "
-                    "restarts = restarts + 1 WHERE job = ? AND element = ?",
-                    (job, element),
-                )
+                again = restarts + 1
+                self._set(job, element, state="PENDING", wish="", asked=None, restarts=again)
                 continue
             ended = {"cancel": "CANCELLED", "limit": "TIMEOUT"}.get(wish)
             state = ended or ("COMPLETED" if code == 0 else "FAILED")
@@ -209,7 +200,6 @@ def _born(pid: int) -> str | None:
 
 def main(argv: list[str]) -> int:
     """Supervise ``FOLDER``."""
-    store = Store(Path(argv[0]))
-    slots = int(os.environ.get("EMBEDDED_SLOTS", "1"))
-    EmbeddedSupervisor(store, slots, float(os.environ.get("EMBEDDED_KILL_WAIT", "10"))).run()
+    slots, kill_wait = os.environ["EMBEDDED_SLOTS"], os.environ["EMBEDDED_KILL_WAIT"]
+    EmbeddedSupervisor(Store(Path(argv[0])), int(slots), float(kill_wait)).run()
     return 0

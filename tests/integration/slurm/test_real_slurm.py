@@ -19,7 +19,6 @@ import pytest
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import (
-    ClientTimes,
     SlurmClient,
     SubmissionCancelledError,
     SubmitLimitError,
@@ -415,9 +414,7 @@ def test_a_cancel_that_slurm_does_not_carry_out_is_told(cluster: RealCluster, na
 
     job = cluster.submit(name, "sleep 60")
     deaf = Deaf(cluster.connect)
-    client = SlurmClient(
-        deaf, cluster.site.remote_dir, sleep=lambda _: None, times=ClientTimes(cancel_s=2.0)
-    )
+    client = SlurmClient(deaf, cluster.site.remote_dir, sleep=lambda _: None, cancel_s=2.0)
     try:
         with pytest.raises(ServiceError, match=f"array {job} still waits or runs after scancel"):
             client.cancel([cluster.key(job)])

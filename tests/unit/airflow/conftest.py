@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator import api, watcher
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, Progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from airflow_slurm_provider.operators import retry_by_error_class
 from slurm_worker.protocol.keys import JobState
 from tests.unit.coordinator.fakes import services
 
@@ -119,8 +120,12 @@ class Coordinator:
 @pytest.fixture
 def coordinator(monkeypatch: pytest.MonkeyPatch) -> Coordinator:
     fake = Coordinator()
-    for verb in ("poll", "submit", "retry", "progress", "resubmit", "worker_failures", "cured"):
+    for verb in ("submit", "retry", "resubmit"):
         monkeypatch.setattr(api, verb, getattr(fake, verb))
+    monkeypatch.setattr(watcher, "read_status", fake.poll)
+    monkeypatch.setattr(watcher, "find_worker_failures", fake.worker_failures)
+    monkeypatch.setattr(retry_by_error_class, "read_progress", fake.progress)
+    monkeypatch.setattr(retry_by_error_class, "cured_by_class", fake.cured)
     monkeypatch.setattr(control, "cancel", fake.cancel)
     edges = services()
     monkeypatch.setattr(SlurmHook, "services", lambda _self, **_: edges)

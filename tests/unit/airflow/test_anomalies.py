@@ -58,7 +58,7 @@ OPERATORS = [
 
 
 @pytest.mark.parametrize("make", OPERATORS)
-def test_notifiers_run_and_the_task_waits_on(
+def test_notifiers_run_and_the_task_continues_to_wait(
     coordinator: Coordinator, context: dict[str, Any], make: Any
 ) -> None:
     operator = make(on_anomaly=[Says("{{ alert.kind }}: {{ alert.message }}")])
@@ -91,7 +91,7 @@ def test_each_alert_is_rendered_by_itself(
     assert [ALERT.message, "b"] * 2 == SAID
 
 
-def test_a_notifier_that_fails_keeps_neither_the_others_nor_the_task_from_going_on(
+def test_a_failing_notifier_stops_neither_the_other_notifiers_nor_the_task(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     def fails(_context: Any) -> None:
@@ -103,7 +103,7 @@ def test_a_notifier_that_fails_keeps_neither_the_others_nor_the_task_from_going_
     assert SAID == ["told"]
 
 
-def test_hearing_of_anomalies_does_not_prolong_a_sensors_timeout(
+def test_anomaly_events_do_not_extend_a_sensors_timeout(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [RUNNING]
@@ -121,7 +121,7 @@ def test_hearing_of_anomalies_does_not_prolong_a_sensors_timeout(
     assert timedelta(seconds=1) <= second.value.timeout <= timedelta(seconds=100)
 
 
-def test_a_wait_in_the_task_reports_them_there(
+def test_a_wait_in_the_tasks_process_runs_the_notifiers_there(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = [Says("{{ alert.kind }}")]

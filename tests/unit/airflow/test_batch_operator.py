@@ -101,7 +101,9 @@ def test_a_script_is_submitted_waited_for_and_its_array_returned(
     assert context["pushed"]["submission"]["slurm_job_id"] == "100"
 
 
-def test_words_are_quoted(cluster: Cluster, context: dict[str, Any]) -> None:
+def test_words_of_a_command_are_quoted_for_the_shell(
+    cluster: Cluster, context: dict[str, Any]
+) -> None:
     cluster.state = S.COMPLETED
     operator(command=["echo", "a b", "$(c)"]).execute(context)
     assert cluster.scripts[0].endswith("\necho 'a b' '$(c)'\n")
@@ -155,7 +157,7 @@ def test_a_retry_after_a_failure_submits_again(cluster: Cluster, context: dict[s
     assert len(cluster.names) == 2
 
 
-def test_what_succeeded_is_not_run_again_by_a_retry(
+def test_a_retry_does_not_run_a_succeeded_script_again(
     cluster: Cluster, context: dict[str, Any]
 ) -> None:
     cluster.state = S.COMPLETED
@@ -180,7 +182,7 @@ def test_elements_of_mapped_tasks_have_names_of_their_own(
     assert cluster.names[0].startswith("d.t.0.")
 
 
-def test_killing_the_task_cancels_only_when_asked_to(
+def test_killing_the_task_cancels_only_with_cancel_on_kill(
     cluster: Cluster, context: dict[str, Any]
 ) -> None:
     for asked, cancelled in ((False, []), (True, ["100"])):
@@ -205,7 +207,7 @@ def test_killing_the_task_cancels_only_when_asked_to(
         ({"slurm": {"mem": "lots"}}, "slurm.mem: 'lots' is not a size"),
     ],
 )
-def test_arguments_that_do_not_go_together_fail_for_good(
+def test_conflicting_arguments_fail_without_a_retry(
     cluster: Cluster, context: dict[str, Any], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AirflowFailException, match=message):
@@ -213,7 +215,7 @@ def test_arguments_that_do_not_go_together_fail_for_good(
     assert cluster.names == []
 
 
-def test_the_trigger_is_serialised_to_what_it_was_made_of() -> None:
+def test_the_trigger_is_serialised_to_its_arguments() -> None:
     arguments = {
         "slurm_job_id": "7",
         "name": "n",
@@ -227,7 +229,7 @@ def test_the_trigger_is_serialised_to_what_it_was_made_of() -> None:
     assert (path.rsplit(".", 1)[1], found) == ("SlurmBatchTrigger", arguments)
 
 
-def test_the_trigger_waits_for_the_end_and_tells_the_output(cluster: Cluster) -> None:
+def test_the_trigger_waits_for_the_end_and_returns_the_output(cluster: Cluster) -> None:
     cluster.names.append("n")
     trigger = SlurmBatchTrigger("100", "n", slurm_conn_id="slurm")
     assert trigger.poll() is None
@@ -257,7 +259,7 @@ def test_a_task_that_is_killed_while_it_submits_leaves_no_array(
     assert cluster.names == []
 
 
-def test_a_try_after_a_killed_one_submits_under_a_new_name(
+def test_a_try_after_a_killed_try_submits_under_a_new_name(
     cluster: Cluster, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test_a_task_that_is_killed_while_it_submits_leaves_no_array(cluster, context, monkeypatch)

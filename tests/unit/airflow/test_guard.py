@@ -29,7 +29,7 @@ def test_airflow_30_takes_the_token_of_the_header(monkeypatch: pytest.MonkeyPatc
     assert asyncio.run(guard.airflow_user(request())) == "owner of the token"  # type: ignore[comparison-overlap]  # a twin of a user
 
 
-def test_later_releases_look_at_the_cookie_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_releases_read_the_cookie_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def get_user(asked: Request, oauth: None, bearer: str) -> Any:
         return asked, oauth, bearer
 

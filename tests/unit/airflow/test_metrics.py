@@ -68,7 +68,7 @@ def test_a_status_query_reports_items_tasks_and_workers() -> None:
     assert (sink.gauges[("workers_running",)], sink.gauges[("workers_pending",)]) == (1, 1)
 
 
-def test_failures_that_were_cured_fall_to_nothing_and_so_do_workers_at_the_end() -> None:
+def test_gauges_fall_to_zero_for_cured_failures_and_for_workers_at_the_end() -> None:
     sink = Sink()
     metrics = JobMetrics("job-1", sink)
     metrics.record(running({"network": 3}))
@@ -77,7 +77,7 @@ def test_failures_that_were_cured_fall_to_nothing_and_so_do_workers_at_the_end()
     assert sink.gauges[("workers_running",)] == 0
 
 
-def test_the_trigger_and_the_sensor_tell_them_through_airflow(
+def test_the_trigger_and_the_sensor_report_metrics_through_airflow(
     coordinator: Coordinator,
     context: dict[str, Any],
     sink: Sink,
@@ -99,7 +99,7 @@ def test_the_trigger_and_the_sensor_tell_them_through_airflow(
     assert sink.counts == {("anomalies", "stall"): 2}
 
 
-def test_a_statsd_server_gets_them_with_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_statsd_server_gets_the_metrics_with_their_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(10)

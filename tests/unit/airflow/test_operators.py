@@ -81,7 +81,7 @@ def test_submit_waits_in_the_triggerer(coordinator: Coordinator, context: dict[s
         (HostUnreachable("away"), AirflowException),
     ],
 )
-def test_what_cannot_succeed_is_not_retried_and_what_may_is(
+def test_user_errors_are_not_retried_and_service_errors_are(
     coordinator: Coordinator,
     context: dict[str, Any],
     error: Exception,
@@ -101,7 +101,7 @@ def test_a_wrong_config_fails_with_one_line(context: dict[str, Any]) -> None:
         operator.execute(context)
 
 
-def test_on_kill_cancels_only_when_asked_to(
+def test_on_kill_cancels_only_with_cancel_on_kill(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     for cancel, expected in ((False, []), (True, ["job-1"])):
@@ -129,7 +129,7 @@ def killed_while_it_waits(
     "kind", [SlurmSubmitOperator, RetryByErrorClassOperator, ParquetAggregateOperator]
 )
 @pytest.mark.parametrize(("asked", "expected"), [(False, []), (True, ["job-1"])])
-def test_a_task_killed_while_it_waits_in_its_own_process_cancels_when_asked_to(
+def test_a_task_killed_while_it_waits_in_its_own_process_cancels_with_cancel_on_kill(
     coordinator: Coordinator,
     context: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +148,7 @@ def test_a_task_killed_while_it_waits_in_its_own_process_cancels_when_asked_to(
     assert coordinator.cancelled == expected
 
 
-def test_a_sensor_that_is_killed_while_it_pokes_cancels_when_asked_to(
+def test_a_sensor_killed_while_it_pokes_cancels_with_cancel_on_kill(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [RUNNING]
@@ -161,7 +161,7 @@ def test_a_sensor_that_is_killed_while_it_pokes_cancels_when_asked_to(
         assert coordinator.cancelled == expected
 
 
-def test_a_merge_on_the_nodes_is_cancelled_and_never_the_job_that_is_merged(
+def test_killing_a_merge_on_the_nodes_never_cancels_the_job_that_is_merged(
     coordinator: Coordinator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = ParquetAggregateOperator(
@@ -202,7 +202,7 @@ def test_a_sensor_pokes_again_after_a_failed_query(
     assert sensor.poke(context).is_done
 
 
-def test_the_sensor_does_not_defer_for_what_is_finished(
+def test_the_sensor_does_not_defer_for_a_finished_job(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     result = SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
@@ -217,7 +217,7 @@ def test_the_sensor_defers_while_tasks_are_left(
         SlurmArraySensor(task_id="wait", job_id="job-1").execute(context)
 
 
-def test_the_sensor_pokes_where_it_may_not_defer(
+def test_the_sensor_pokes_if_it_is_not_deferrable(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [RUNNING, FINISHED]
@@ -234,7 +234,7 @@ def test_the_sensor_fails_with_the_reason_when_no_worker_is_left(
         SlurmArraySensor(task_id="wait", job_id="job-1", max_resubmissions=0).execute(context)
 
 
-def test_the_sensor_replaces_workers_that_are_gone_and_waits_on(
+def test_the_sensor_replaces_workers_that_are_gone_and_continues_to_wait(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [STALLED]
@@ -244,7 +244,7 @@ def test_the_sensor_replaces_workers_that_are_gone_and_waits_on(
     assert deferred.value.timeout == timedelta(seconds=60)
 
 
-def test_a_sensor_that_may_fail_softly_is_skipped(
+def test_a_sensor_with_soft_fail_is_skipped(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
@@ -263,7 +263,7 @@ def test_a_sensor_that_may_fail_softly_is_skipped(
         ({"max_failed_items": 5}, False),
     ],
 )
-def test_the_sensor_tolerates_failed_items_up_to_its_bounds(
+def test_the_sensor_tolerates_failed_items_up_to_its_limits(
     coordinator: Coordinator, context: dict[str, Any], bounds: dict[str, Any], fails: bool
 ) -> None:
     coordinator.polls = [JobStatus(progress(done=True, failed={"network": 5}), None, finished=True)]
@@ -289,7 +289,7 @@ def test_retry_with_nothing_to_do_ends_at_once(
     }
 
 
-def test_retry_begins_no_round_beyond_its_budget_of_items(
+def test_retry_starts_no_round_beyond_max_items(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [api.RetryResult("job-1", n, {"network": 30}) for n in (1, 2)]
@@ -301,7 +301,7 @@ def test_retry_begins_no_round_beyond_its_budget_of_items(
     assert coordinator.asked[0]["policy"] == policy
 
 
-def test_retry_begins_no_round_after_its_time(
+def test_retry_starts_no_round_after_max_duration(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [api.RetryResult("job-1", 1, {"network": 1})]
@@ -333,13 +333,13 @@ def test_retry_runs_round_after_round_until_nothing_is_left(
     assert result["retried"] == {"network": 6, "timeout": 2}
 
 
-def test_retry_stops_at_its_bound(coordinator: Coordinator, context: dict[str, Any]) -> None:
+def test_retry_stops_at_max_rounds(coordinator: Coordinator, context: dict[str, Any]) -> None:
     coordinator.retries = [api.RetryResult("job-1", n, {"network": 1}) for n in range(1, 9)]
     operator = RetryByErrorClassOperator(task_id="retry", job_id="job-1", max_rounds=3)
     assert operator.execute(context)["rounds"] == [1, 2, 3]
 
 
-def test_a_round_that_an_earlier_try_had_begun_counts_once(
+def test_a_round_that_an_earlier_try_started_counts_once(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.retries = [
@@ -350,7 +350,7 @@ def test_a_round_that_an_earlier_try_had_begun_counts_once(
     assert result["retried"] == {"network": 4}
 
 
-def test_every_task_leads_to_its_job_on_the_dashboard(
+def test_every_task_links_to_its_job_on_the_dashboard(
     coordinator: Coordinator, context: dict[str, Any]
 ) -> None:
     coordinator.polls = [FINISHED]
@@ -370,9 +370,7 @@ def test_every_task_leads_to_its_job_on_the_dashboard(
     assert BackfillLink().get_link(submit(), ti_key=None) == "", "it is not submitted yet"
 
 
-def test_the_link_stands_after_a_wait_too(
-    coordinator: Coordinator, context: dict[str, Any]
-) -> None:
+def test_the_link_is_kept_after_a_wait(coordinator: Coordinator, context: dict[str, Any]) -> None:
     resumed = submit(wait_for_completion=True)
     resumed.execute_complete(context, {**(event_of(FINISHED) or {}), "job_id": "job-1"})
     assert BackfillLink().get_link(resumed, ti_key=None).startswith("/slurm/jobs/job-1")
@@ -389,7 +387,7 @@ def test_the_link_stands_after_a_wait_too(
         ("", None),
     ],
 )
-def test_only_what_is_an_address_of_a_job_is_read_as_one(address: str, job_id: str | None) -> None:
+def test_only_the_address_of_a_job_is_read_as_a_job(address: str, job_id: str | None) -> None:
     found = Destination.of_address(address)
     assert (found and found.job_id) == job_id
 

@@ -20,6 +20,7 @@ DEFAULTS = {
     "max_resubmissions": 7,
     "wait_for_completion": True,
     "env": {"A": "1"},
+    "durable": False,
 }
 
 
@@ -49,7 +50,7 @@ def test_default_arguments_of_the_dag_reach_every_class(dag: DAG, name: str) -> 
     assert found.deferrable is False
 
 
-def test_default_arguments_of_both_kinds_of_submission_are_taken(dag: DAG) -> None:
+def test_default_arguments_apply_to_backfills_and_to_scripts(dag: DAG) -> None:
     submit = dag.get_task("submit")
     assert (submit.wait_for_completion, submit.env) == (True, {"A": "1"})
 

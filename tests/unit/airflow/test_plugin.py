@@ -19,10 +19,10 @@ from jwt import InvalidTokenError
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER
-from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted, sites
+from airflow_slurm_provider.dashboard.plugin import SlurmPlugin, guard, mounted
 from airflow_slurm_provider.dashboard.plugin.guard import AirflowGuard
-from airflow_slurm_provider.dashboard.plugin.sites import AirflowSites
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.plugin.mounted import AirflowSites
+from airflow_slurm_provider.dashboard.server import OneSite
 from airflow_slurm_provider.dashboard_urls import Destination
 from airflow_slurm_provider.hooks.slurm import SlurmHook
 from slurm_worker.errors import UserError
@@ -109,17 +109,17 @@ def test_a_viewer_may_not_act(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_may_look(client: TestClient, role: str) -> None:
+def test_every_role_may_read(client: TestClient, role: str) -> None:
     assert client.get("/slurm/api/jobs", headers=logged_in(role)).status_code == 200
 
 
-def test_the_login_of_the_ui_is_a_login_here(client: TestClient) -> None:
+def test_the_login_of_airflows_ui_is_accepted(client: TestClient) -> None:
     client.cookies.set("_token", "user")
     assert client.get("/slurm/api/jobs").status_code == 200
 
 
 @pytest.mark.parametrize("role", ["admin", "op", "user"])
-def test_an_action_is_in_the_trail_with_airflows_user(
+def test_an_action_is_in_the_audit_log_with_airflows_user(
     client: TestClient, edges: Services, role: str
 ) -> None:
     client.cookies.set(CSRF_COOKIE, CSRF)
@@ -142,7 +142,7 @@ def test_a_page_of_another_site_may_not_act_for_an_admin(client: TestClient) -> 
         "/slurm/airflow/task?dag_id=d&run_id=r&task_id=t&map_index=%7BMAP_INDEX%7D",
     ],
 )
-def test_runs_and_tasks_lead_to_their_job(
+def test_runs_and_tasks_redirect_to_their_job(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     found = [Destination("older", "slurm"), Destination("job-1", "slurm")]
@@ -152,7 +152,7 @@ def test_runs_and_tasks_lead_to_their_job(
     assert answer.headers["Location"] == "/slurm/jobs/job-1?conn=slurm"
 
 
-def test_a_run_without_a_backfill_says_so(
+def test_a_run_without_a_backfill_is_a_page_with_the_reason(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mounted, "destinations", lambda *_: [])
@@ -161,7 +161,7 @@ def test_a_run_without_a_backfill_says_so(
     assert "no backfill is known here" in answer.text
 
 
-def test_whoever_may_not_read_a_dag_does_not_learn_of_its_jobs(
+def test_a_user_who_may_not_read_a_dag_does_not_see_its_jobs(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mounted, "may_read_xcoms", lambda _user, dag_id: dag_id != "secret")
@@ -169,7 +169,7 @@ def test_whoever_may_not_read_a_dag_does_not_learn_of_its_jobs(
     assert answer.status_code == 403
 
 
-def test_the_plugin_is_one_by_airflows_rules() -> None:
+def test_the_plugin_is_valid_by_airflows_rules() -> None:
     assert is_valid_plugin(SlurmPlugin)
     plugin = SlurmPlugin()
     views = [ExternalViewResponse.model_validate(view) for view in plugin.external_views]
@@ -217,10 +217,10 @@ def test_sites_are_connections_of_type_slurm(
         found.services("db")
 
 
-def test_without_a_choice_the_sites_are_those_of_the_database(
+def test_without_configured_connections_the_sites_are_those_of_the_database(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sites, "stored_connections", lambda: ["a", "b"])
+    monkeypatch.setattr(mounted, "stored_connections", lambda: ["a", "b"])
     assert AirflowSites().names() == ["a", "b"]
-    monkeypatch.setattr(sites, "stored_connections", list)
+    monkeypatch.setattr(mounted, "stored_connections", list)
     assert AirflowSites().names() == ["slurm_default"]

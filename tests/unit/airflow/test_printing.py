@@ -18,7 +18,7 @@ class Operator:
     log = logging.getLogger("task")
 
 
-def test_a_line_in_a_tasks_log_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+def test_control_characters_in_a_tasks_log_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         task_log(Operator())(f"100 % {HOSTILE}")
     assert caplog.messages[0].startswith(r"100 % a\x1b[2J")
@@ -26,13 +26,13 @@ def test_a_line_in_a_tasks_log_is_shown(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("event", [{"status": "stalled", "message": HOSTILE}, {HOSTILE: 1}, None])
-def test_why_a_task_fails_is_shown(event: Any) -> None:
+def test_control_characters_in_the_reason_of_a_failed_task_are_escaped(event: Any) -> None:
     with pytest.raises(AirflowException) as caught:
         progress_of(event)
     assert is_visible(str(caught.value))
 
 
-def test_an_error_of_ours_is_shown() -> None:
+def test_control_characters_in_our_own_errors_are_escaped() -> None:
     with pytest.raises(AirflowFailException) as caught, as_airflow_failures():
         raise UserError(HOSTILE)
     assert is_visible(str(caught.value))

@@ -73,7 +73,7 @@ def test_plain_values_become_items_and_the_function_gets_them_back(edges: Servic
     ]
 
 
-def test_objects_come_as_they_are_with_the_context_where_it_is_wanted() -> None:
+def test_objects_are_passed_unchanged_with_the_context_if_the_function_takes_it() -> None:
     mapped = operator(told, [{"id": "a"}])
     config = mapped.build_config()
     assert handler_of(config).handle({"id": "a"}, "ctx") == {"told": "a of ctx"}
@@ -100,12 +100,12 @@ def test_the_same_items_are_the_same_input() -> None:
         ([{"id": 1, "x": {1, 2}}], "items: number 1 is not JSON"),
     ],
 )
-def test_what_can_be_no_item_is_named(items: list[Any], says: str) -> None:
+def test_a_value_that_can_not_be_an_item_is_named(items: list[Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         operator(square, items).build_config()
 
 
-def test_failed_items_fail_the_task_unless_they_are_allowed_for() -> None:
+def test_failed_items_fail_the_task_unless_max_failed_items_allows_them() -> None:
     progress = {"job_id": "job-1", "items": 10, "failed": {"network": 2}}
     with pytest.raises(AirflowFailException, match="2 of 10 items failed"):
         operator(square, [1]).publish({}, progress)
@@ -196,7 +196,7 @@ def test_a_coroutine_function_is_awaited() -> None:
     assert ended.value.value == {"twice": 6}
 
 
-def test_a_function_within_another_is_shipped_as_it_stands() -> None:
+def test_a_function_within_another_is_shipped_unchanged() -> None:
     with DAG("d", schedule=None):
 
         @task.slurm_map(job_id="j")  # type: ignore[attr-defined]  # a provider's
@@ -314,7 +314,7 @@ class Square:
         (lambda item: {"n": item}, "is a lambda"),
     ],
 )
-def test_what_can_not_be_called_on_a_node_is_refused_when_the_dag_is_parsed(
+def test_a_function_that_can_not_be_called_on_a_node_is_refused_when_the_dag_is_parsed(
     function: Any, says: str
 ) -> None:
     for refused in (
@@ -327,9 +327,37 @@ def test_what_can_not_be_called_on_a_node_is_refused_when_the_dag_is_parsed(
 
 
 @pytest.mark.parametrize("arguments", [(), ([1], True)])
-def test_a_call_has_the_items_and_nothing_else(arguments: tuple[Any, ...]) -> None:
+def test_a_call_takes_the_items_and_nothing_else(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(UserError, match=rf"is called with {len(arguments)} arguments"):
         operator(dry, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"config": {}}, "config can't be used; give its sections in options"),
+        ({"items": [1]}, "items can't be used; call the function with the items"),
+        ({"slurm": {"mem": "1G"}}, "slurm can't be used; use options={'slurm'"),
+        ({"env": {"A": "1"}}, "env can't be used; export variables in options"),
+        ({"durable": False}, "durable=False can't work, because a backfill always continues"),
+        ({"options": {"workers": 9}}, "options can't set workers; use the argument workers"),
+        ({"options": {"handler": {}}}, "options can't set handler; the function is the handler"),
+    ],
+)
+def test_an_argument_that_would_have_no_effect_is_refused_when_the_dag_is_parsed(
+    arguments: dict[str, Any], says: str
+) -> None:
+    for refused in (
+        lambda: task.slurm_map(job_id="j", **arguments)(square),  # type: ignore[attr-defined]  # a provider's
+        lambda: operator(square, [1], **arguments),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            refused()
+        assert "\n" not in str(error.value)
+
+
+def test_durable_is_accepted_because_a_backfill_always_continues() -> None:
+    assert operator(square, [1], durable=True).build_config().spec.id == "job-1"
 
 
 def test_a_function_is_mapped_over_several_lists_as_any_other_task() -> None:
@@ -368,7 +396,7 @@ def generated() -> Iterator[int]:
 @pytest.mark.parametrize(
     "items", [[3, 4], (3, 4), "[3, 4]", " [3,\n4] ", Lazy(), generated(), {3: 0, 4: 0}.keys()]
 )
-def test_whatever_gives_items_one_by_one_is_taken(edges: Services, items: Any) -> None:
+def test_any_iterable_of_items_is_accepted(edges: Services, items: Any) -> None:
     mapped = operator(square, items)
     config = mapped.build_config()
     key = config.spec.input.path.removeprefix("s3://lab/")
@@ -408,7 +436,7 @@ def test_a_path_object_is_the_input(tmp_path: Path) -> None:
         ([{"id": 1}, {"key": 2}], "number 2 has no field 'id'"),
     ],
 )
-def test_what_gives_no_items_is_refused_in_one_line(items: Any, says: str) -> None:
+def test_a_value_without_items_is_refused_in_one_line(items: Any, says: str) -> None:
     with pytest.raises(UserError, match=says) as told:
         operator(square, items).build_config()
     assert "\n" not in str(told.value)

@@ -38,7 +38,7 @@ def fire(trigger: SlurmArrayTrigger) -> list[dict[str, Any]]:
     return asyncio.run(collect())
 
 
-def test_it_does_not_fire_before_the_process_that_deferred_is_known_to_have_ended(
+def test_the_trigger_does_not_fire_before_the_deferring_process_has_surely_ended(
     coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
@@ -54,7 +54,7 @@ def test_it_does_not_fire_before_the_process_that_deferred_is_known_to_have_ende
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [("", 7.0), ("1", 7.0), ("30", 32.0)])
-def test_it_waits_for_that_process_as_long_as_airflows_configuration_asks(
+def test_the_time_before_the_first_event_follows_airflows_configuration(
     monkeypatch: pytest.MonkeyPatch, interval: str, seconds: float
 ) -> None:
     if interval:
@@ -62,7 +62,7 @@ def test_it_waits_for_that_process_as_long_as_airflows_configuration_asks(
     assert default_settle_s() == seconds
 
 
-def test_it_is_serialised_to_what_it_was_made_of() -> None:
+def test_the_trigger_is_serialised_to_its_arguments() -> None:
     path, arguments = SlurmArrayTrigger(**ARGUMENTS).serialize()
     assert path == "airflow_slurm_provider.triggers.slurm_array.SlurmArrayTrigger"
     assert arguments == ARGUMENTS
@@ -79,7 +79,7 @@ def test_it_is_serialised_to_what_it_was_made_of() -> None:
         ([ServiceError("ssh")], "failed"),
     ],
 )
-def test_it_fires_once_with_the_status(
+def test_the_trigger_fires_once_with_the_status(
     coordinator: Coordinator, polls: list[Any], status: str
 ) -> None:
     coordinator.polls = polls
@@ -115,7 +115,9 @@ def test_an_alert_fires_only_for_an_operator_that_has_notifiers(
             assert events[0]["alerts"] == [ALERT.to_dict()]
 
 
-def test_killing_the_waiting_task_cancels_only_when_asked_to(coordinator: Coordinator) -> None:
+def test_killing_the_waiting_task_cancels_only_with_cancel_on_kill(
+    coordinator: Coordinator,
+) -> None:
     asyncio.run(SlurmArrayTrigger(**{**ARGUMENTS, "cancel_on_kill": False}).on_kill())
     assert coordinator.cancelled == []
     asyncio.run(SlurmArrayTrigger(**ARGUMENTS).on_kill())

@@ -52,7 +52,7 @@ class TestLeanRows(RowsContract):
     def pk(self) -> str:
         return "p"
 
-    def test_of_concurrent_conditional_updates_exactly_so_many_apply(
+    def test_exactly_as_many_concurrent_updates_apply_as_their_condition_allows(
         self, rows: Rows, pk: str
     ) -> None:
         """One thread alone uses these rows: the next in turn stands for the concurrent one."""

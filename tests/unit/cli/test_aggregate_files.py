@@ -101,7 +101,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> None:
     ],
 )
 @pytest.mark.parametrize("before", [0, 5_000])
-def test_a_line_that_would_lose_something_is_named(
+def test_a_line_that_can_not_be_stored_exactly_is_refused_with_its_number(
     merged: Merged, capsys: pytest.CaptureFixture[str], line: str, says: str, before: int
 ) -> None:
     # Many good lines first, so that those after them are read the fast way.
@@ -114,7 +114,7 @@ def test_a_line_that_would_lose_something_is_named(
 
 
 @pytest.mark.parametrize("line", ["null", '{"x": 1}null{"x": 2}', '{"x": 1} null', "\x00"])
-def test_a_line_without_an_object_ends_in_a_message_and_not_in_a_crash(
+def test_a_line_that_arrow_would_crash_on_is_refused_with_its_number(
     merged: Merged, line: str
 ) -> None:
     merged.write("a.jsonl", '{"x": 1}\n')
@@ -142,7 +142,9 @@ def test_a_line_without_an_object_ends_in_a_message_and_not_in_a_crash(
     ],
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".NDJSON", ".jsonl.gz"])
-def test_marks_and_blank_lines_are_no_rows(merged: Merged, text: bytes, suffix: str) -> None:
+def test_byte_order_marks_and_blank_lines_are_not_rows(
+    merged: Merged, text: bytes, suffix: str
+) -> None:
     merged.write(f"a{suffix}", gzip.compress(text) if suffix.endswith("gz") else text)
     assert merged.run() == 0
     assert merged.rows() == [{"a": 1}, {"a": 2}]
@@ -156,7 +158,7 @@ ONE = gzip.compress(b'{"a": 1}\n', mtime=0)
     [b"", ONE[:-3], ONE + b"more", ONE + ONE[:-9]],
     ids=["empty", "truncated", "with more", "second truncated"],
 )
-def test_a_gzip_file_that_is_cut_short_or_goes_on_is_refused(
+def test_a_gzip_file_that_is_truncated_or_has_bytes_after_its_end_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str], data: bytes
 ) -> None:
     merged.write("a.jsonl.gz", data)
@@ -164,14 +166,14 @@ def test_a_gzip_file_that_is_cut_short_or_goes_on_is_refused(
     refused(capsys, "a.jsonl.gz can't be read")
 
 
-def test_numbers_that_a_double_keeps_are_read_however_they_are_written(merged: Merged) -> None:
+def test_a_number_that_a_double_holds_is_read_in_any_notation(merged: Merged) -> None:
     numbers = ["0.10000000000000001", "5e-324", "1e22", "-0.0", "0.10000000000000000555", "1E+2"]
     merged.write("a.jsonl", "".join(f'{{"x": {number}}}\n' for number in numbers))
     assert merged.run() == 0
     assert [row["x"] for row in merged.rows()] == [float(number) for number in numbers]
 
 
-def test_values_nested_deeper_than_readers_go_are_refused(
+def test_values_nested_more_than_30_levels_deep_are_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", '{"a": ' + "[" * 60 + "1" + "]" * 60 + "}\n")
@@ -201,7 +203,9 @@ VALUES = st.recursive(
     copies=st.integers(1, 3),
     ascii_only=st.booleans(),
 )
-def test_rows_in_are_rows_out_whatever_their_names(row: Row, copies: int, ascii_only: bool) -> None:
+def test_rows_come_back_unchanged_with_any_column_names(
+    row: Row, copies: int, ascii_only: bool
+) -> None:
     with tempfile.TemporaryDirectory() as root:
         merged = Merged(Path(root))
         line = json.dumps(row, ensure_ascii=ascii_only) + "\n"
@@ -244,7 +248,7 @@ def interrupted(merged: Merged) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.mark.usefixtures("interrupted")
-def test_rows_that_were_never_committed_are_not_published(merged: Merged) -> None:
+def test_uncommitted_rows_of_a_database_are_not_published(merged: Merged) -> None:
     before = {file.name: file.read_bytes() for file in merged.folder.iterdir()}
     assert merged.run() == 0
     assert "a.db-journal" in before
@@ -252,7 +256,7 @@ def test_rows_that_were_never_committed_are_not_published(merged: Merged) -> Non
     assert {file.name: file.read_bytes() for file in merged.folder.iterdir()} == before
 
 
-def test_rows_that_were_committed_to_the_log_are_published(merged: Merged) -> None:
+def test_rows_committed_only_to_the_write_ahead_log_are_published(merged: Merged) -> None:
     with closing(sqlite3.connect(merged.folder / "a.db")) as db:
         db.execute("PRAGMA journal_mode = wal")
         db.execute("CREATE TABLE t (a)")
@@ -276,16 +280,14 @@ def test_a_schema_that_names_a_column_twice_is_refused(
     refused(capsys, "schema.yaml: ", "line 2, column 1: the key 'x' occurs twice")
 
 
-def test_an_output_without_a_name_is_not_the_folder_of_the_shell(
-    merged: Merged, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_output_is_refused(merged: Merged, capsys: pytest.CaptureFixture[str]) -> None:
     merged.write("a.jsonl", "{}\n")
     code = run(["aggregate-files", str(merged.folder), "-o", ""])  # as an empty variable gives it
     assert code == 2
     refused(capsys, "-o: is empty; give a folder")
 
 
-def test_a_suffix_that_is_left_out_moves_no_cursor(
+def test_control_characters_in_a_suffix_are_escaped(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", '{"a": 1}\n')
@@ -294,7 +296,7 @@ def test_a_suffix_that_is_left_out_moves_no_cursor(
     assert r"1 .txt\n\x1b[31m (b.txt\n\x1b[31m)" in capsys.readouterr().out
 
 
-def test_rows_without_fields_are_not_lost_in_silence(
+def test_a_file_of_empty_objects_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", "{}\n{}\n")
@@ -326,7 +328,7 @@ def test_a_journal_of_several_databases_is_refused(
         ],
     ],
 )
-def test_tables_that_sqlite_keeps_for_itself_are_no_rows(
+def test_views_and_internal_tables_of_a_database_are_ignored(
     merged: Merged, statements: list[str]
 ) -> None:
     made(merged.folder / "a.db", *statements)
@@ -337,17 +339,14 @@ def test_tables_that_sqlite_keeps_for_itself_are_no_rows(
 @pytest.mark.parametrize(
     ("statements", "says"),
     [
-        (
-            ["CREATE TABLE one (a)", "CREATE TABLE two (a)"],
-            "the tables one, two; a database",
-        ),
+        (["CREATE TABLE one (a)", "CREATE TABLE two (a)"], "the tables one, two; a database"),
         (["CREATE VIEW v AS SELECT 1 AS a"], "(none) (and v, which can't be read)"),
         (["CREATE VIRTUAL TABLE f USING fts5(x)"], "(none) (and f, which can't be read)"),
         (["CREATE TABLE t (a)", "INSERT INTO t VALUES (9e999)"], "that JSON can't hold"),
         (["CREATE TABLE t (a)", "INSERT INTO t VALUES (CAST(x'ff' AS TEXT))"], "UTF-8"),
     ],
 )
-def test_a_database_that_is_no_list_of_rows_is_refused(
+def test_a_database_without_one_readable_table_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str], statements: list[str], says: str
 ) -> None:
     made(merged.folder / "a.db", *statements)
@@ -355,7 +354,7 @@ def test_a_database_that_is_no_list_of_rows_is_refused(
     refused(capsys, "a.db", says)
 
 
-def test_a_table_with_the_columns_of_a_part_is_a_table(merged: Merged) -> None:
+def test_a_users_table_with_the_column_names_of_a_part_is_read_as_columns(merged: Merged) -> None:
     row = {"number": 2, "key": "k", "line": "text"}
     made(
         merged.folder / "a.db",
@@ -413,13 +412,13 @@ def test_files_that_are_left_out_are_reported(
     assert merged.rows() == [{"a": 1}]
 
 
-def test_a_hidden_file_that_is_named_is_read(merged: Merged) -> None:
+def test_a_hidden_file_is_read_if_the_user_names_it(merged: Merged) -> None:
     path = merged.write(".x/_a.jsonl", '{"a": 1}\n')
     assert merged.run(paths=(path,)) == 0
     assert merged.rows() == [{"a": 1}]
 
 
-def test_linked_folders_are_looked_into(merged: Merged, tmp_path: Path) -> None:
+def test_linked_folders_are_searched(merged: Merged, tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "b.jsonl").write_text('{"a": 1}\n')
     (merged.folder / "link").symlink_to(tmp_path / "else")
@@ -427,7 +426,7 @@ def test_linked_folders_are_looked_into(merged: Merged, tmp_path: Path) -> None:
     assert merged.rows() == [{"a": 1}]
 
 
-def test_the_dataset_is_no_input_of_itself(
+def test_the_folder_of_the_dataset_is_not_an_input(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", '{"a": 1}\n')
@@ -456,7 +455,7 @@ def test_files_that_can_not_be_read_are_named(
     refused(capsys, "notes.txt has no file that ends in .jsonl")
 
 
-def test_a_name_that_is_no_text_is_shown(
+def test_a_file_name_that_is_not_utf8_is_shown_with_escapes(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (merged.folder / os.fsdecode(b"a\xff\n\x1b.jsonl")).write_text("x\n")
@@ -467,7 +466,9 @@ def test_a_name_that_is_no_text_is_shown(
 # --- what the dataset is made of -------------------------------------------------------
 
 
-def test_a_type_that_was_changed_is_another_file(merged: Merged, tmp_path: Path) -> None:
+def test_rows_are_written_again_after_their_declared_type_has_changed(
+    merged: Merged, tmp_path: Path
+) -> None:
     merged.write("a.jsonl", '{"x": "abc"}\n{"x": "1"}\n')
     schema = tmp_path / "schema.yaml"
     schema.write_text("x: json")
@@ -479,7 +480,9 @@ def test_a_type_that_was_changed_is_another_file(merged: Merged, tmp_path: Path)
     assert [row["x"] for row in merged.rows()] == ["abc", "1"]
 
 
-def test_the_column_of_keys_is_a_column_like_others(merged: Merged, tmp_path: Path) -> None:
+def test_a_column_named_key_in_the_files_is_an_ordinary_column(
+    merged: Merged, tmp_path: Path
+) -> None:
     merged.write("a.jsonl", '{"_key": "b", "x": 1}\n{"_key": "a", "x": 2}\n')
     schema = tmp_path / "schema.yaml"
     schema.write_text("_key: string\nx: int64")
@@ -487,7 +490,7 @@ def test_the_column_of_keys_is_a_column_like_others(merged: Merged, tmp_path: Pa
     assert merged.rows() == [{"_key": "a", "x": 2}, {"_key": "b", "x": 1}]
 
 
-def test_a_key_that_is_not_there_is_no_column(
+def test_files_without_a_column_named_key_can_not_be_sorted_by_it(
     merged: Merged, capsys: pytest.CaptureFixture[str]
 ) -> None:
     merged.write("a.jsonl", '{"x": 1}\n')
@@ -499,7 +502,7 @@ def test_a_key_that_is_not_there_is_no_column(
 
 
 @pytest.mark.parametrize("name", ["a=b", "[a]", "a*", "a?", "{a,b}", "a'b", 'a"b', "a\\[b", "a\nb"])
-def test_rows_are_sorted_wherever_scratch_is(
+def test_rows_are_sorted_with_any_characters_in_the_scratch_path(
     merged: Merged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     scratch = tmp_path / name
@@ -516,7 +519,7 @@ PARTITIONS = [
 ]  # fmt: skip
 
 
-def test_partitions_are_read_back_as_they_were(merged: Merged) -> None:
+def test_partition_values_are_read_back_unchanged_by_every_reader(merged: Merged) -> None:
     merged.write(
         "a.jsonl",
         "".join(json.dumps({"p": value, "n": n}) + "\n" for n, value in enumerate(PARTITIONS)),
@@ -563,7 +566,7 @@ def test_partitions_that_readers_would_confuse_are_refused(
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "a=b", "_p", ".p", "P", "%41"])
-def test_a_partition_whose_name_is_no_folder_s_is_refused(
+def test_a_partition_column_that_can_not_name_a_folder_is_refused(
     merged: Merged, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     merged.write("a.jsonl", json.dumps({name: 1, "p": 2}) + "\n")

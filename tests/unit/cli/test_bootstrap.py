@@ -29,7 +29,7 @@ def test_a_missing_bucket_is_exit_code_1_with_the_fix(cli: Cli) -> None:
     assert ended.out.splitlines()[-1] == "1 created, 1 missing"
 
 
-def test_a_dry_run_makes_nothing(cli: Cli) -> None:
+def test_a_dry_run_creates_nothing(cli: Cli) -> None:
     cli.enter_aws()
     assert cli("bootstrap", "--create-bucket", "--dry-run").code == ExitCode.OK
     assert cli("bootstrap", "--dry-run").out.splitlines()[-1] == "1 would create, 1 missing"

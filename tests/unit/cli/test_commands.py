@@ -21,7 +21,7 @@ STATUS_NAMES = {
 }  # fmt: skip
 
 
-def test_submit_says_what_it_started(cli: Cli) -> None:
+def test_submit_reports_what_it_started(cli: Cli) -> None:
     ended = cli.submit()
     assert ended.code == ExitCode.OK
     assert ended.fields["job"] == "job-1"
@@ -67,7 +67,7 @@ def test_status_names_are_stable(cli: Cli) -> None:
     }  # fmt: skip
 
 
-def test_status_tells_the_rest_when_the_cluster_is_away(cli: Cli) -> None:
+def test_status_reports_everything_else_when_the_cluster_is_away(cli: Cli) -> None:
     cli.submit()
     cli.slurm.away = 1
     ended = cli("status", "job-1")
@@ -77,7 +77,7 @@ def test_status_tells_the_rest_when_the_cluster_is_away(cli: Cli) -> None:
     assert ended.err == "slurmctl: the login node is away\n"
 
 
-def test_status_says_which_workers_died_and_why(cli: Cli) -> None:
+def test_status_reports_which_workers_died_and_why(cli: Cli) -> None:
     cli.submit()
     cli.slurm.ended = [JobRecord("101", 1, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 2**29)]
     ended = cli("status", "job-1")
@@ -154,7 +154,7 @@ def test_retry_runs_the_named_classes_again(cli: Cli, handler: Handler) -> None:
     assert ended.json["progress"]["failed"] == {"bad_input": 1}
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(cli: Cli) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(cli: Cli) -> None:
     cli.submit()
     cli.work()
     before = cli("status", "job-1", "--json").json
@@ -221,7 +221,7 @@ def test_a_paused_job_is_not_retried_and_what_resumes_it_is_named(cli: Cli) -> N
     assert ended.err.rstrip().endswith("resume it first: slurmctl resume job-1")
 
 
-def test_more_failed_items_than_may_be_fail_a_wait(cli: Cli) -> None:
+def test_more_failed_items_than_max_failed_items_fail_a_wait(cli: Cli) -> None:
     cli.submit()
     cli.work()
     assert cli("wait", "job-1", "--max-failed-items", "2").code == ExitCode.OK
@@ -230,7 +230,9 @@ def test_more_failed_items_than_may_be_fail_a_wait(cli: Cli) -> None:
     assert "--max-failed-items: 2 items failed; the limit is 1" in ended.err
 
 
-def test_a_retry_that_gives_all_up_names_what_runs_it_again(cli: Cli, handler: Handler) -> None:
+def test_a_retry_that_gives_all_items_up_names_the_command_that_runs_them_again(
+    cli: Cli, handler: Handler
+) -> None:
     cli.submit()
     cli.work()
     handler.cured = True
@@ -240,7 +242,7 @@ def test_a_retry_that_gives_all_up_names_what_runs_it_again(cli: Cli, handler: H
     assert note.endswith("slurmctl retry job-1 --errors=bad_input")
 
 
-def test_nothing_to_retry_is_no_error(cli: Cli, handler: Handler) -> None:
+def test_nothing_to_retry_is_not_an_error(cli: Cli, handler: Handler) -> None:
     cli.submit()
     cli.work()
     ended = cli("retry", "--job-id", "job-1", "--errors=timeout", "--wait")
@@ -280,7 +282,7 @@ def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> No
     assert cli("resume", "job-1").fields["resumed"].startswith("no: ")
 
 
-def test_workers_are_added_as_many_as_have_something_to_do(cli: Cli) -> None:
+def test_workers_are_added_only_while_there_is_work_for_them(cli: Cli) -> None:
     cli.submit()
     assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in 102"
 
@@ -347,7 +349,9 @@ def test_each_place_of_a_bug_is_shown_with_one_traceback(cli: Cli) -> None:
     assert whole.count("Traceback") == 4
 
 
-def test_the_logs_of_an_element_are_not_those_of_one_whose_number_begins_so(cli: Cli) -> None:
+def test_the_logs_of_an_element_do_not_include_elements_whose_number_starts_with_it(
+    cli: Cli,
+) -> None:
     cli.submit()
     paths = cli.world.paths
     for worker in ("7_1-r0-a", "7_1-r1-b", "7_10-r0-c", "70_1-r0-d"):

@@ -58,7 +58,7 @@ def test_nothing_is_completed_or_printed_if_the_table_is_away(
     assert cli.capsys.readouterr().err == ""
 
 
-def test_a_table_that_does_not_answer_is_not_waited_for(
+def test_completion_does_not_wait_for_a_table_that_does_not_answer(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cli.submit()

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.slurm.accounting import JobRecord
-from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.backends.request_counter import RequestKind
 from tests.unit.cli.conftest import Cli, write_config
+from tests.unit.slurm.records import completed
 
-USED = JobRecord(
-    array="101",
-    element=0,
-    restart=0,
-    state=ElementState.COMPLETED,
-    elapsed_s=7200,
-    cpus=1,
-    cpu_s=3600.0,
-    mem=4 << 30,
-    max_rss=400 << 20,
-)
+USED = completed("101", elapsed_s=7200, cpus=1, cpu_s=3600.0, mem=4 << 30, max_rss=400 << 20)
 
 
 def test_a_plan_and_the_submit_after_it_agree_and_the_plan_leaves_nothing(cli: Cli) -> None:
@@ -41,12 +30,12 @@ def test_a_plan_is_read_as_lines_and_its_script_alone_as_it_is(cli: Cli) -> None
     assert script.endswith("--processes 1\n")
 
 
-def test_a_plan_of_a_limited_job_tells_the_time_that_its_limit_takes(cli: Cli) -> None:
+def test_a_plan_of_a_job_with_a_rate_limit_reports_the_least_time(cli: Cli) -> None:
     config = write_config(cli.config.parent, limits={"api": {"rate": "0.01/s"}})
     assert "limits: allow no less than 40 min" in cli("plan", config).out
 
 
-def test_a_plan_without_a_cluster_says_what_it_does_not_know(cli: Cli) -> None:
+def test_a_plan_without_a_cluster_shows_its_limits_as_unknown(cli: Cli) -> None:
     cli.slurm.away = 100
     ended = cli("plan", cli.config, "--json")
     assert ended.code == ExitCode.OK
@@ -68,7 +57,7 @@ def test_the_cost_of_a_job_is_shown_with_advice(cli: Cli) -> None:
     assert document["counted"]["requests"] == {"s3_put": 1}
 
 
-def test_the_cost_of_a_job_whose_cluster_is_away_says_so(cli: Cli) -> None:
+def test_the_cost_of_a_job_reports_a_cluster_that_is_away(cli: Cli) -> None:
     cli.submit()
     cli.slurm.away = 1
     ended = cli("cost", "job-1")

@@ -32,7 +32,9 @@ MISUSE = [
     (["aggregate", "a", "b"], "use: slurmctl aggregate-files a b -o DATASET"),
     (["aggregate", "results/"], "use: slurmctl aggregate-files results/ -o DATASET"),
     (["aggregate", "results", "-o", "out"], "use: slurmctl aggregate-files results -o out"),
-    (["aggregate", "job-1", "--sort-by", "n"], "No such option"),
+    (["aggregate", "a b/", "--schema", "s"], "aggregate-files 'a b/' -o DATASET --schema=s"),
+    (["aggregate", "job-1", "--sort-by", "n"], "aggregate-files job-1 -o DATASET --sort-by=n"),
+    (["aggregate", "in", "-o", "out", "--partition-by", "n"], "in -o out --partition-by=n"),
     (["aggregate-files", "results"], "Missing option '-o'"),
     (["aggregate-files", "nowhere", "-o", "out"], "PATH: nowhere does not exist"),
     (["aggregate-files", ".", "-o", "out", "--schema", "nowhere.yaml"], "nowhere.yaml can't"),
@@ -68,7 +70,9 @@ def assert_one_line(err: str) -> str:
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISUSE)
-def test_misuse(cli: Cli, arguments: list[str], expected: str) -> None:
+def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(
+    cli: Cli, arguments: list[str], expected: str
+) -> None:
     ended = cli(*arguments)
     assert ended.code == ExitCode.USER_ERROR
     assert ended.out == ""
@@ -121,7 +125,7 @@ def test_no_arguments_print_the_help(cli: Cli) -> None:
     assert "Commands:" in ended.out + ended.err
 
 
-def test_a_service_that_is_away(cli: Cli) -> None:
+def test_a_service_that_is_away_is_one_line_and_exit_code_3(cli: Cli) -> None:
     cli.slurm.away = 1
     ended = cli.submit()
     assert ended.code == ExitCode.SERVICE_ERROR
@@ -142,7 +146,7 @@ def test_missing_credentials_are_a_user_error(cli: Cli, monkeypatch: pytest.Monk
     assert "Unable to locate credentials; credentials are looked for in AWS_*" in ended.err
 
 
-def test_an_interrupt_says_how_to_go_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_reports_how_to_continue(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -152,7 +156,7 @@ def test_an_interrupt_says_how_to_go_on(cli: Cli, monkeypatch: pytest.MonkeyPatc
     assert "running the same command again continues" in ended.err
 
 
-def test_a_bug_is_shown_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_shown_with_its_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise AssertionError("can't be")
 
@@ -163,7 +167,7 @@ def test_a_bug_is_shown_whole(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     assert ended.err.splitlines()[-1].startswith("slurmctl: this is a bug")
 
 
-def test_a_reader_that_leaves_is_no_bug() -> None:
+def test_a_reader_that_closes_the_output_is_not_a_bug() -> None:
     program = [str(Path(sys.executable).with_name("slurmctl")), "completion", "bash"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -17,7 +17,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_the_full_story_can_be_rebuilt(cli: Cli, handler: Handler) -> None:
+def test_the_audit_log_lists_every_action_in_order(cli: Cli, handler: Handler) -> None:
     def do(*arguments: str) -> Any:
         cli.clock.advance(1)
         ended = cli(*arguments, "--json")
@@ -108,7 +108,7 @@ def test_a_mark_continues_where_the_last_call_ended(cli: Cli) -> None:
     assert (third["events"], third["mark"]) == ([], second["mark"])
 
 
-def test_a_line_tells_time_actor_action_and_details(cli: Cli) -> None:
+def test_a_line_shows_time_actor_action_and_details(cli: Cli) -> None:
     cli.submit()
     lines = cli("events", "job-1").out.splitlines()
     assert len(lines) == 2

@@ -150,7 +150,7 @@ def test_the_schemas_are_right_and_describe_every_name() -> None:
 
 
 @pytest.mark.parametrize("command", OF_A_JOB)
-def test_an_unknown_job_is_wrong_use(cli: Cli, command: str) -> None:
+def test_an_unknown_job_is_exit_code_2(cli: Cli, command: str) -> None:
     (_, words), *_ = CALLS[command]
     named = ["unknown-job" if word == "job-1" else word for word in arguments(cli, words)]
     ended = cli(command, *named)

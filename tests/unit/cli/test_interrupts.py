@@ -57,7 +57,7 @@ def arrays_of(cli: Cli, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_submit_interrupted_anywhere(
+def test_submit_continues_wherever_it_was_interrupted(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     def command(number: int) -> list[str]:
@@ -73,7 +73,7 @@ def test_submit_interrupted_anywhere(
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_retry_interrupted_anywhere(
+def test_retry_continues_wherever_it_was_interrupted(
     cli: Cli, handler: Handler, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
     def command(number: int) -> list[str]:

@@ -38,7 +38,7 @@ def check(ended: Ended) -> None:
         assert "\nstate: done" not in text
 
 
-def test_messages_of_a_handler_are_shown(cli: Cli) -> None:
+def test_control_characters_of_a_handlers_messages_are_escaped(cli: Cli) -> None:
     cli.submit()
     cli.work()
     ended = cli("errors", "job-1")
@@ -47,7 +47,7 @@ def test_messages_of_a_handler_are_shown(cli: Cli) -> None:
     check(cli("errors", "job-1", "--json"))
 
 
-def test_log_lines_of_a_worker_are_shown(cli: Cli) -> None:
+def test_control_characters_of_a_workers_log_are_escaped(cli: Cli) -> None:
     cli.submit()
     line = {"event": FORGED, "level": "error", "worker": HOSTILE, "error": FORGED, "at": "\u2028"}
     key = f"{cli.services.paths(cli.world.job).logs}000-0/w-000.jsonl.gz"
@@ -60,7 +60,9 @@ def test_log_lines_of_a_worker_are_shown(cli: Cli) -> None:
     check(cli("logs", "job-1", "--json"))
 
 
-def test_what_slurm_wrote_is_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_of_slurms_output_are_escaped(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli.submit()
     monkeypatch.setattr(cli.slurm, "output", lambda *_: f"12 %\r{HOSTILE}\r\n")
     ended = cli("logs", "job-1", "--worker", "101_0", "--output")
@@ -68,14 +70,14 @@ def test_what_slurm_wrote_is_shown(cli: Cli, monkeypatch: pytest.MonkeyPatch) ->
     assert ended.out.startswith(r"12 %\ra\x1b[2Jb")
 
 
-def test_reasons_of_a_stop_are_shown(cli: Cli) -> None:
+def test_control_characters_of_the_reason_of_a_stop_are_escaped(cli: Cli) -> None:
     cli.submit()
     cli.services.jobs(cli.world.job).stop(FORGED)
     check(cli("status", "job-1"))
     check(cli("wait", "job-1"))
 
 
-def test_actors_of_the_audit_trail_are_shown(cli: Cli) -> None:
+def test_control_characters_of_actors_in_the_audit_log_are_escaped(cli: Cli) -> None:
     cli.submit()
     cli.services.jobs(cli.world.job).audit(FORGED, FORGED, {"why": FORGED})
     ended = cli("events", "job-1")
@@ -83,7 +85,9 @@ def test_actors_of_the_audit_trail_are_shown(cli: Cli) -> None:
     assert r"\nstate: done" in ended.out
 
 
-def test_a_bug_of_ours_shows_what_it_quotes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_in_a_traceback_are_escaped(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> Any:
         raise RuntimeError(HOSTILE)
 

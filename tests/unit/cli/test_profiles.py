@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
-from airflow_slurm_provider.cli.profiles import site_file
+from airflow_slurm_provider.cli.options import site_file
 from slurm_worker.errors import UserError
 from tests.unit.cli.conftest import Cli
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (None, None, {}, "site.yaml"),
     ],
 )
-def test_an_option_goes_over_the_environment_and_that_over_the_default(
+def test_options_come_before_the_environment_and_the_environment_before_the_default(
     folder: Path,
     site: str | None,
     profile: str | None,
@@ -57,7 +57,7 @@ def test_an_unknown_profile_is_refused_with_the_existing_ones(folder: Path) -> N
         site_file(None, None, {"SLURMCTL_PROFILE": "../lab"})
 
 
-def test_where_there_is_no_profile_it_says_so(
+def test_an_unknown_profile_without_any_existing_one_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -96,13 +96,13 @@ def test_the_screen_shows_everything_of_a_status_query() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_the_picture_fits_the_terminal(width: int) -> None:
+def test_the_screen_fits_the_terminal(width: int) -> None:
     events = [AuditEvent(NOW_MS, "me", "submitted", {"arrays": "1234567, " * 50}, "m")]
     lines = text(View(poll(snapshot()), (), events), width).splitlines()
     assert max(map(len, lines)) <= width
 
 
-def test_a_job_without_anything_yet_has_a_picture() -> None:
+def test_a_job_without_any_task_can_be_drawn() -> None:
     fresh = replace(snapshot(0), leased=(), rounds=(), ready=0, lost=0)
     seen = text(View(JobStatus(progress_of(fresh), None, finished=False, snapshot=fresh)))
     assert "0.0% of 0 items" in seen
@@ -116,7 +116,7 @@ def test_a_pause_a_problem_and_an_error_are_shown() -> None:
     assert "table: away" in text(View(poll(snapshot()), note="table: away"))
 
 
-def test_many_nodes_and_slow_tasks_are_cut_and_counted() -> None:
+def test_long_lists_of_nodes_and_slow_tasks_are_cut_and_the_rest_counted() -> None:
     seen = snapshot()
     for number in range(20):
         seen.done.add_row(task(number, TaskState.DONE, node=f"m{number:02}", took_ms=20_000))
@@ -126,7 +126,7 @@ def test_many_nodes_and_slow_tasks_are_cut_and_counted() -> None:
     assert "and 4 more slow tasks" in shown
 
 
-def test_nothing_is_slow_while_too_little_is_known() -> None:
+def test_no_task_counts_as_slow_while_too_few_have_ended() -> None:
     assert stragglers(snapshot(9)) == []
     assert [row.sequence for row in stragglers(snapshot(10))] == [61]
 
@@ -140,13 +140,13 @@ def test_without_a_terminal_watch_prints_lines_and_ends_like_wait(cli: Cli) -> N
     assert "23 of 25 items ok" in ended.err
 
 
-def test_watch_ends_with_one_where_no_worker_is_left(cli: Cli) -> None:
+def test_watch_ends_with_exit_code_1_if_no_worker_is_left(cli: Cli) -> None:
     cli.submit()
     cli.clock.events = [lambda: cli.slurm.end("101", "NODE_FAIL")]
     assert cli("watch", "job-1").code == ExitCode.JOB_FAILED
 
 
-def test_a_terminal_gets_the_other_screen_and_gets_it_back(
+def test_watch_uses_the_alternate_screen_and_leaves_it(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
@@ -163,7 +163,7 @@ def test_a_terminal_gets_the_other_screen_and_gets_it_back(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_leaving_does_nothing_to_the_job(
+def test_interrupting_watch_does_not_change_the_job(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")

@@ -121,7 +121,7 @@ class FakeSlurm:
         return self.states.get(array.slurm_job_id, self.state)
 
     def together(self, arrays: Sequence[ArrayKey]) -> Any:
-        return merge_arrays([self.array(key) for key in arrays])  # type: ignore[misc]
+        return merge_arrays([self.array(key) for key in arrays])  # type: ignore[misc]  # look-alikes
 
     def output(self, name: str, folder: str, element: int, lines: int) -> str:
         return self.words or f"the end of {folder} {element}\n"

@@ -11,11 +11,12 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError, UserError
 from slurm_worker.protocol.job_config import JobConfig
-from slurm_worker.protocol.keys import TaskState
+from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.coordinator.fakes import FakeArray, FakeSlurm, make_config, services, world_of
@@ -246,7 +247,7 @@ def test_progress_counts_every_item_once_through_retries(tmp_path: Path) -> None
     submit(edges, config)
     handle = failing("network", "network", "bad_input", "timeout")
     run_workers(edges, config, tmp_path / "w0", handle)
-    before = api.progress(edges, config.spec.id)
+    before = read_progress(edges, config.spec.id)
     assert (before.items, before.ok, before.pending) == (50, 46, 0)
     assert before.failed == {"network": 2, "bad_input": 1, "timeout": 1}
 
@@ -256,11 +257,11 @@ def test_progress_counts_every_item_once_through_retries(tmp_path: Path) -> None
         {"network": 2},
         {"bad_input": 1, "timeout": 1},
     )
-    between = api.progress(edges, config.spec.id)
+    between = read_progress(edges, config.spec.id)
     assert (between.pending, between.failed) == (2, {"bad_input": 1, "timeout": 1})
 
     run_workers(edges, config, tmp_path / "w1", failing("network"))
-    after = api.progress(edges, config.spec.id)
+    after = read_progress(edges, config.spec.id)
     assert after.complete
     assert (after.ok, after.pending) == (47, 0)
     assert after.failed == {"bad_input": 1, "timeout": 1, "network": 1}
@@ -275,7 +276,7 @@ def test_a_retry_takes_only_items_whose_latest_outcome_failed(tmp_path: Path) ->
     result = api.retry(edges, config.spec.id, ["network", "timeout"], log=log)
     assert result.items == {"network": 1, "timeout": 1}
     run_workers(edges, config, tmp_path / "w2", failing())
-    assert api.progress(edges, config.spec.id).ok == 50
+    assert read_progress(edges, config.spec.id).ok == 50
     assert api.retry(edges, config.spec.id, log=log).round is None
 
 
@@ -332,12 +333,12 @@ def test_failed_tasks_go_back_with_the_retry(tmp_path: Path) -> None:
         claimed = world.table.claim(world.task_rows()[0], "broken-node")
         world.table.fail(claimed.lease, ErrorClass.NODE_FAILURE, "disk full", 0)  # type: ignore[union-attr]
     world.worker().run()
-    assert api.progress(edges, config.spec.id).task_errors == {"node_failure": 1}
+    assert read_progress(edges, config.spec.id).task_errors == {"node_failure": 1}
     result = api.retry(edges, config.spec.id, log=log)
     assert (result.tasks, result.items) == (1, {})
     world.worker().run()
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
-    assert api.progress(edges, config.spec.id).ok == 10
+    assert read_progress(edges, config.spec.id).ok == 10
 
 
 def test_a_running_job_is_not_retried(tmp_path: Path) -> None:
@@ -356,7 +357,7 @@ def test_an_unknown_error_class_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_job_is_named() -> None:
     with pytest.raises(UserError, match="no job 'nope'"):
-        api.progress(services(), api.JobId("nope"))
+        read_progress(services(), JobId("nope"))
 
 
 def test_a_poll_reports_an_interrupted_submit(tmp_path: Path) -> None:
@@ -366,20 +367,20 @@ def test_a_poll_reports_an_interrupted_submit(tmp_path: Path) -> None:
     )
     with pytest.raises(ServiceError):
         submit(edges, config)
-    assert api.poll(edges, config.spec.id).problem == "", "its submitter may still be at it"
+    assert read_status(edges, config.spec.id).problem == "", "its submitter may still be at it"
     edges.clock.sleep(3600)
-    assert "no array was submitted" in api.poll(edges, config.spec.id).problem
+    assert "no array was submitted" in read_status(edges, config.spec.id).problem
 
 
 def test_a_poll_reports_that_no_worker_is_left(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)
     submit(edges, config)
-    assert api.poll(edges, config.spec.id).problem == ""
+    assert read_status(edges, config.spec.id).problem == ""
     slurm.state = FakeArray(alive=0)
-    assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
+    assert "no worker of array 100 is left" in read_status(edges, config.spec.id).problem
     run_workers(edges, config, tmp_path / "w", failing())
-    assert api.poll(edges, config.spec.id).finished
+    assert read_status(edges, config.spec.id).finished
 
 
 def test_a_cancel_ends_the_arrays_that_may_still_run(tmp_path: Path) -> None:
@@ -406,7 +407,9 @@ def test_the_audit_log_has_all_actions(tmp_path: Path) -> None:
     ]
 
 
-def test_no_secret_is_in_the_script_the_config_or_the_table(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_no_secret_is_in_the_script_the_config_or_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-value")
     slurm = FakeSlurm()
     edges, config = services(slurm), make_config(tmp_path)

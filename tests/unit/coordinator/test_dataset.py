@@ -14,6 +14,7 @@ from airflow_slurm_provider.coordinator import api, spec_store
 from airflow_slurm_provider.coordinator.maintenance.gc import collect
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
 from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.node import merge_file
@@ -134,7 +135,7 @@ def test_files_merged_by_nodes_of_an_older_release_are_published(
 def test_another_pyarrow_on_the_node_is_refused(tmp_path: Path) -> None:
     edges, config = finished(tmp_path)
     submitted = merge_on_nodes(edges, config, tmp_path, pyarrow="1.0")
-    failed = api.progress(edges, JobId(submitted.job_id)).failed
+    failed = read_progress(edges, JobId(submitted.job_id)).failed
     assert failed == {"handler_bug": 4}
 
 
@@ -169,6 +170,6 @@ def test_an_error_in_a_part_fails_its_item(tmp_path: Path) -> None:
     (part, *_) = list(edges.objects.list(edges.paths(config.spec.id).parts))
     edges.objects.put(part, b"other bytes")
     submitted = merge_on_nodes(edges, config, tmp_path)
-    assert api.progress(edges, JobId(submitted.job_id)).failed == {"bad_input": 1}
+    assert read_progress(edges, JobId(submitted.job_id)).failed == {"bad_input": 1}
     with pytest.raises(UserError, match="do not match"):
         api.aggregate(edges, config.spec.id, log=log)

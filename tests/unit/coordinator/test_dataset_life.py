@@ -200,7 +200,7 @@ def test_files_of_a_killed_process_are_deleted_in_the_end(
         lab.can_be_tidied()
 
 
-def test_files_of_the_last_interrupted_aggregation_are_deleted_without_another(
+def test_gc_alone_deletes_the_files_of_an_interrupted_aggregation(
     lab_of: Callable[[str], Lab],
 ) -> None:
     lab = lab_of("ab")
@@ -280,7 +280,7 @@ def rewrite_as_of_an_older_release(lab: Lab) -> list[str]:
     return list(moved.values())
 
 
-def test_a_store_without_conditions_keeps_all_files_and_the_later_manifest_stands(
+def test_a_store_that_ignores_conditions_keeps_all_files_and_the_later_manifest(
     lab_of: Callable[[str], Lab],
 ) -> None:
     lab = lab_of("ab")

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
+from airflow_slurm_provider.coordinator import watcher as watcher_module
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    WorkerFailure,
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.logs import first_failures, last_words
-from airflow_slurm_provider.coordinator.status.progress import current_arrays
+from airflow_slurm_provider.coordinator.status.progress import current_arrays, read_progress
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.accounting import JobRecord
@@ -79,26 +84,26 @@ def die(edges: Services, owner: str, times: int) -> None:
         table.steal(first, f"{owner}bbbb")
 
 
-def test_slurms_word_becomes_the_class_of_a_task_whose_workers_died(tmp_path: Path) -> None:
+def test_a_task_whose_workers_died_gets_the_error_class_of_slurms_state(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
     slurm.ended = [
         JobRecord("100", 2, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 512 * 2**20)
     ]
     die(edges, "100_2-r0-", 1)
-    before = api.progress(edges, job_id)
+    before = read_progress(edges, job_id)
     assert before.task_errors == {"worker_crash": 1}
-    (loss,) = api.worker_failures(edges, job_id)
+    (loss,) = find_worker_failures(edges, job_id)
     assert loss.line() == (
         "worker 100_2 (start 1) on n7: out_of_memory (OUT_OF_MEMORY, exit 0:125, after 65 s, "
         "512.0 MiB); held 000-00000000"
     )
     assert attribute_failures(edges, job_id) == 1
     assert attribute_failures(edges, job_id) == 0, "once"
-    assert api.progress(edges, job_id).task_errors == {"out_of_memory": 1}
+    assert read_progress(edges, job_id).task_errors == {"out_of_memory": 1}
 
 
-def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path: Path) -> None:
+def test_a_dead_worker_is_logged_with_a_task_that_another_worker_has_now(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm, items=5, bundle=1)
     row = edges.jobs(job_id).get()
@@ -112,11 +117,11 @@ def test_a_death_is_told_with_a_task_that_another_worker_has_taken_over(tmp_path
     assert isinstance(taken, Claimed)
     table.release(taken.lease)
     slurm.ended = [JobRecord("100", 2, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0)]
-    (loss,) = api.worker_failures(edges, job_id)
+    (loss,) = find_worker_failures(edges, job_id)
     assert loss.tasks == (first.task,), "the row is ready again, and its history names the dead"
 
 
-def test_each_death_is_told_once(tmp_path: Path) -> None:
+def test_each_dead_worker_is_logged_once(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     lines: list[str] = []
@@ -136,7 +141,7 @@ def test_each_death_is_told_once(tmp_path: Path) -> None:
     assert watcher.lost == {"walltime": 2}
 
 
-def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
+def test_a_dead_worker_is_logged_by_the_next_poll_if_the_table_was_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm = FakeSlurm()
@@ -150,13 +155,13 @@ def test_a_death_is_told_at_the_next_look_where_the_table_was_away_at_this_one(
         raise ServiceError("the table is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(api, "worker_failures", away)
+        patch.setattr(watcher_module, "find_worker_failures", away)
         watcher.poll()
     watcher.poll()
     assert watcher.lost == {"walltime": 1}, lines
 
 
-def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
+def test_dead_workers_of_earlier_arrays_are_logged_in_one_line(
     tmp_path: Path,
 ) -> None:
     slurm = FakeSlurm()
@@ -182,7 +187,7 @@ def test_who_waits_again_is_not_told_of_the_dead_of_earlier_arrays_one_by_one(
     assert watcher.lost == {"worker_crash": 2, "walltime": 1}
 
 
-def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: Path) -> None:
+def test_last_lines_that_two_dead_workers_share_are_logged_once(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     slurm.words = (
@@ -200,7 +205,7 @@ def test_workers_that_died_with_the_same_words_are_told_without_them(tmp_path: P
     ]
 
 
-def test_the_last_words_of_a_worker_begin_with_its_own_and_leave_out_its_log() -> None:
+def test_the_last_lines_of_a_worker_leave_out_its_log_and_what_came_before() -> None:
     log_line = '{"event": "worker ends", "level": "info"}'
     said = "slurm-worker: no space is left\nslurm-worker: name another with TMPDIR"
     output = f"loading modules\n{log_line}\n{said}\n{log_line}\nslurmstepd: error: TIME LIMIT\n"
@@ -208,7 +213,7 @@ def test_the_last_words_of_a_worker_begin_with_its_own_and_leave_out_its_log() -
     assert last_words(f"{log_line}\nKilled\n") == " INFO     worker ends\nKilled"
 
 
-def test_a_submission_that_was_never_made_leaves_the_arrays_before_it_standing(
+def test_a_submission_that_was_never_made_does_not_replace_the_arrays_before_it(
     tmp_path: Path,
 ) -> None:
     edges, job_id = submitted(tmp_path, FakeSlurm())
@@ -223,7 +228,7 @@ def failed(number: int, error_class: str, error: str) -> dict[str, object]:
     return {**level, "item": f"k{number}", "error_class": error_class, "error": error}
 
 
-def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
+def test_the_first_failures_are_logged_when_the_job_ends(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     config = make_config(tmp_path / "job", items=10, bundle=10)
     api.submit(edges, config, log=lambda _: None)
@@ -253,9 +258,9 @@ def test_the_first_failures_are_told_when_the_job_ends(tmp_path: Path) -> None:
     assert first_failures(edges, job_id) == [], "those of round 0 are being tried again"
 
 
-def test_what_ended_well_is_no_loss(tmp_path: Path) -> None:
+def test_a_worker_that_ended_well_is_not_reported_as_dead(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     edges, job_id = submitted(tmp_path, slurm)
     slurm.ended = [JobRecord("100", 0, 0, ElementState.COMPLETED, "0:0", "n1", 60, 0)]
-    assert api.worker_failures(edges, job_id) == []
-    assert ErrorClass.WORKER_CRASH.value not in api.progress(edges, job_id).task_errors
+    assert find_worker_failures(edges, job_id) == []
+    assert ErrorClass.WORKER_CRASH.value not in read_progress(edges, job_id).task_errors

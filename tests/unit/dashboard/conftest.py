@@ -17,7 +17,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.dashboard.app import create_app
 from airflow_slurm_provider.dashboard.auth import CSRF_COOKIE, CSRF_HEADER, User
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.server import OneSite
 from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ItemError, ServiceError
 from slurm_worker.protocol.keys import JobId
@@ -80,7 +80,7 @@ class AwaySlurm(FakeSlurm):
 
 @dataclass
 class Doorkeeper:
-    """Lets in whoever it is told to."""
+    """Allows what its fields say."""
 
     reader: bool = True
     actor_too: bool = True
@@ -90,18 +90,12 @@ class Doorkeeper:
         self.asked += 1
         if not self.reader:
             raise HTTPException(401, "who are you?")
-        return User("alice", may_act=self.actor_too)
-
-    async def actor(self, request: Request) -> User:
-        user = await self.user(request)
-        if not self.actor_too:
-            raise HTTPException(403, "alice may only look")
-        return user
+        return User("alice", "" if self.actor_too else "alice may only read")
 
 
 @dataclass
 class Dash:
-    """The application, a browser, and what stands behind it."""
+    """The application, a browser, and what is behind it."""
 
     services: Services
     rows: AwayRows
@@ -130,24 +124,24 @@ class Dash:
         api.submit(self.services, config, log=lambda _: None, actor="bob")
 
     def work(self, name: str = "job-1") -> None:
-        """Let one worker do all there is to do."""
+        """Let one worker finish every task."""
         config = make_config(self.scratch / name, ITEMS, job_id=name)
         node = self.scratch / f"node-{len(list(self.scratch.iterdir()))}"
         world_of(self.services, config, node, self._handle).worker().run()
 
-    def look_anew(self) -> None:
-        """Have no look shared with an earlier request."""
+    def forget_answers(self) -> None:
+        """Drop what earlier requests have read."""
         state = self.app.state.dashboard
         cache = SharedCache(audit_logs=state.cache.audit_logs)
         self.app.state.dashboard = dataclasses.replace(state, cache=cache)
 
-    def look_at_tasks_anew(self) -> None:
-        """The same for what tells how far a job is, and for nothing else."""
+    def forget_progress(self) -> None:
+        """Drop only the progress of the job."""
         JobCache("", self.services, self.app.state.dashboard.cache).forget(JobId("job-1"))
 
     def _handle(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] in self.errors:
-            raise ItemError(self.errors[item["n"]], f"item {item['n']} is no good")
+            raise ItemError(self.errors[item["n"]], f"item {item['n']} is wrong")
         return item
 
 

@@ -1,4 +1,4 @@
-"""Actions: what they do, that they can be repeated, and whom the audit trail names."""
+"""Actions: what they do, that they can be repeated, and that the audit log has the user."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def actors(dash: Dash, action: str) -> list[str]:
     return [each.actor for each in dash.services.jobs(JOB).events() if each.action == action]
 
 
-def test_the_plan_of_a_retry_says_what_it_would_do_and_does_nothing(done: Dash) -> None:
+def test_the_plan_of_a_retry_reports_what_it_would_do_and_changes_nothing(done: Dash) -> None:
     plan = done.post("/api/jobs/job-1/retry/plan", {"classes": ["network"]}).json()
     assert (plan["round"], plan["items"]) == (1, {"network": 1})
     assert plan["given_up"] == {"bad_input": 1}
     assert len(done.services.jobs(JOB).rounds()) == 1
 
 
-def test_a_retry_makes_one_round_and_names_who_asked(done: Dash) -> None:
+def test_a_retry_creates_one_round_and_the_audit_log_has_the_user(done: Dash) -> None:
     answer = done.post("/api/jobs/job-1/retry", {"classes": ["network"]})
     assert answer.status_code == 202
     run = until_ended(done)
@@ -49,7 +49,7 @@ def test_a_retry_makes_one_round_and_names_who_asked(done: Dash) -> None:
     assert (job["state"], job["rounds"], job["failed"]) == ("running", 2, {"bad_input": 1})
 
 
-def test_a_retry_that_is_asked_for_twice_is_one(done: Dash) -> None:
+def test_a_retry_that_is_requested_twice_creates_one_round(done: Dash) -> None:
     for _ in range(2):
         assert done.post("/api/jobs/job-1/retry", {"classes": ["network"]}).status_code == 202
         until_ended(done)
@@ -57,7 +57,7 @@ def test_a_retry_that_is_asked_for_twice_is_one(done: Dash) -> None:
     assert actors(done, "retried") == ["alice"]
 
 
-def test_a_retry_that_is_refused_says_why(dash: Dash) -> None:
+def test_a_refused_retry_reports_the_reason(dash: Dash) -> None:
     dash.submit()
     dash.post("/api/jobs/job-1/retry", {})
     run = until_ended(dash)
@@ -66,14 +66,14 @@ def test_a_retry_that_is_refused_says_why(dash: Dash) -> None:
 
 
 @pytest.mark.parametrize("classes", [["nonsense"], "network", [1]])
-def test_a_class_that_is_none_is_refused(done: Dash, classes: object) -> None:
+def test_an_unknown_error_class_is_refused(done: Dash, classes: object) -> None:
     for path in ("/api/jobs/job-1/retry", "/api/jobs/job-1/retry/plan"):
         answer = done.post(path, {"classes": classes})
         assert answer.status_code == 422
         assert answer.json()["detail"].startswith("classes")
 
 
-def test_pause_and_resume_are_seen_at_once_and_repeat_without_harm(dash: Dash) -> None:
+def test_pause_and_resume_show_at_once_and_can_be_repeated(dash: Dash) -> None:
     dash.submit()
     for _ in range(2):
         answer = dash.post("/api/jobs/job-1/pause")
@@ -86,14 +86,14 @@ def test_pause_and_resume_are_seen_at_once_and_repeat_without_harm(dash: Dash) -
     assert actors(dash, "resumed") == ["alice"]
 
 
-def test_workers_are_added_as_far_as_there_is_work(dash: Dash) -> None:
+def test_workers_are_added_only_while_there_is_work(dash: Dash) -> None:
     dash.submit()
     answer = dash.post("/api/jobs/job-1/workers", {"workers": 2})
     assert answer.json()["done"] == "added: 2 workers in 101"
     refused = dash.post("/api/jobs/job-1/workers", {"workers": 0})
     assert refused.status_code == 422
     dash.work()
-    dash.look_anew()
+    dash.forget_answers()
     nothing = dash.post("/api/jobs/job-1/workers", {"workers": 2})
     assert nothing.status_code == 400
     assert "needs no workers" in nothing.json()["detail"]
@@ -125,7 +125,7 @@ def test_an_action_on_an_unknown_job_is_404(dash: Dash) -> None:
         )
 
 
-def test_whoever_asks_for_what_runs_joins_it() -> None:
+def test_a_second_request_joins_the_action_that_still_runs() -> None:
     runs, go, begun = Runs(), threading.Event(), threading.Event()
 
     def act(say: Any) -> dict[str, Any]:
@@ -134,17 +134,17 @@ def test_whoever_asks_for_what_runs_joins_it() -> None:
         say("half way")
         return {"n": 1}
 
-    first, was_begun = runs.start("a", act)
+    first = runs.start("a", act)
     assert begun.wait(30)
-    second, again = runs.start("a", act)
-    assert (was_begun, again) == (True, False)
+    second = runs.start("a", act)
+    assert (first.begun, second.begun) == (True, False)
     assert first.state == second.state == "running"
     go.set()
     run = ended(runs, "a")
     assert (run.state, run.said, run.result) == ("done", ("half way",), {"n": 1})
 
 
-def test_a_failed_action_says_why_and_may_be_asked_for_again() -> None:
+def test_a_failed_action_reports_the_reason_and_can_be_started_again() -> None:
     runs = Runs()
 
     def fail(say: Any) -> dict[str, Any]:

@@ -6,12 +6,17 @@ import gc
 import gzip
 import json
 import weakref
+from typing import Any
 
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert, append_end
+from airflow_slurm_provider.coordinator.anomalies.alert import (
+    Alert,
+    AnomalyKind,
+    append_alert,
+    append_end,
+)
 from airflow_slurm_provider.coordinator.status.audit_log import AuditLogReader
 from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.dashboard.cache import JobCache, SharedCache
@@ -37,7 +42,7 @@ def test_jobs_are_listed_newest_first_a_page_at_a_time(dash: Dash) -> None:
     assert not second["more"]
 
 
-def test_a_job_says_how_far_it_is(done: Dash) -> None:
+def test_a_job_shows_its_progress(done: Dash) -> None:
     found = done.json("/api/jobs/job-1")
     job = found["job"]
     assert (job["state"], job["items"], job["ok"], job["pending"]) == ("complete", ITEMS, 23, 0)
@@ -53,13 +58,13 @@ def test_a_job_says_how_far_it_is(done: Dash) -> None:
     assert "Worked" in names
 
 
-def test_a_job_that_waits_says_what_is_pending(dash: Dash) -> None:
+def test_a_job_without_progress_shows_its_pending_items(dash: Dash) -> None:
     dash.submit()
     job = dash.json("/api/jobs/job-1")["job"]
     assert (job["state"], job["pending"], job["rate"], job["eta_s"]) == ("running", ITEMS, 0, None)
 
 
-def test_workers_are_told_by_slurms_state_and_by_what_they_did(done: Dash) -> None:
+def test_workers_are_shown_by_slurms_state_and_by_their_work(done: Dash) -> None:
     found = done.json("/api/jobs/job-1/workers")
     assert (found["known"], found["alive"], found["states"]) == (True, 1, {"RUNNING": 1})
     (node,) = found["nodes"]
@@ -67,7 +72,7 @@ def test_workers_are_told_by_slurms_state_and_by_what_they_did(done: Dash) -> No
     assert found["worker_count"] == 1
 
 
-def test_a_cluster_that_is_away_is_told_of_and_takes_nothing_else_along(done: Dash) -> None:
+def test_a_cluster_that_is_away_is_reported_and_everything_else_is_shown(done: Dash) -> None:
     done.slurm.away = True
     found = done.json("/api/jobs/job-1/workers")
     assert not found["known"]
@@ -117,13 +122,14 @@ def test_an_unknown_job_is_404(dash: Dash, path: str) -> None:
     ],
 )
 def test_a_wrong_parameter_is_named_in_one_line(dash: Dash, path: str, field: str) -> None:
+    dash.submit()
     answer = dash.get(path)
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(f"{field}: ")
     assert "\n" not in answer.json()["detail"]
 
 
-def test_a_rate_limit_is_told_with_its_use(dash: Dash) -> None:
+def test_a_rate_limit_is_shown_with_its_use(dash: Dash) -> None:
     dash.submit(limits={"api": {"rate": "10/s", "quota_per_day": 86_400}})
     assert dash.json("/api/jobs/job-1/limits") == [
         {
@@ -142,7 +148,7 @@ def test_a_rate_limit_is_told_with_its_use(dash: Dash) -> None:
 def test_failures_come_with_their_messages(done: Dash) -> None:
     found = done.json("/api/jobs/job-1/failures")
     assert {each["error_class"] for each in found} == {"bad_input", "network"}
-    assert found[0]["examples"][0]["message"].endswith("is no good")
+    assert found[0]["examples"][0]["message"].endswith("is wrong")
 
 
 def test_failures_are_read_once_until_there_are_new_ones(done: Dash) -> None:
@@ -151,16 +157,16 @@ def test_failures_are_read_once_until_there_are_new_ones(done: Dash) -> None:
     assert len(done.json("/api/jobs/job-1/failures")) == 2
 
 
-def test_failures_are_read_anew_when_there_are_new_ones(done: Dash) -> None:
+def test_failures_are_read_again_when_there_are_new_ones(done: Dash) -> None:
     done.json("/api/jobs/job-1/failures")
     api.retry(done.services, JOB, ["network"], log=lambda _: None)
     done.work()
-    done.look_at_tasks_anew()
+    done.forget_progress()
     found = {each["error_class"]: each for each in done.json("/api/jobs/job-1/failures")}
     assert (found["network"]["count"], found["network"]["superseded"]) == (1, 1)
 
 
-def test_looks_are_shared_by_requests(done: Dash) -> None:
+def test_requests_share_cached_queries(done: Dash) -> None:
     done.json("/api/jobs/job-1")
     before = dict(done.rows.requests)
     for _ in range(5):
@@ -168,12 +174,12 @@ def test_looks_are_shared_by_requests(done: Dash) -> None:
     assert done.rows.requests == before
 
 
-def test_a_second_request_reads_only_what_may_have_changed(dash: Dash) -> None:
+def test_a_second_request_reads_only_rows_that_can_have_changed(dash: Dash) -> None:
     dash.submit(bundle=1)
     dash.work()
     dash.json("/api/jobs/job-1")
     before = dash.rows.requests["query"]
-    dash.look_anew()
+    dash.forget_answers()
     dash.json("/api/jobs/job-1")
     shards = dash.services.jobs(JOB).get().shards
     # Rounds, submissions and the audit log beside one query per shard.
@@ -194,7 +200,7 @@ def test_tasks_are_paged_without_gaps_or_repeats(done: Dash) -> None:
         assert sorted(seen) == [f"000-0000000{number}" for number in range(5)]
 
 
-def test_tasks_of_a_state_that_none_is_in_are_an_empty_list(done: Dash) -> None:
+def test_a_state_without_tasks_is_an_empty_list(done: Dash) -> None:
     for state in ("leased", "failed", "quarantined", "ready"):
         assert done.json(f"/api/jobs/job-1/tasks?state={state}") == {"tasks": [], "next": ""}
 
@@ -231,7 +237,7 @@ def test_the_log_of_a_task_is_that_of_its_workers(done: Dash) -> None:
     assert not found["more"]
 
 
-def test_the_audit_trail_comes_newest_first(done: Dash) -> None:
+def test_the_audit_log_is_listed_newest_first(done: Dash) -> None:
     done.services.clock.sleep(1)
     done.services.jobs(JOB).audit("carol", "published", {"rows": 23})
     found = done.json("/api/jobs/job-1/events")
@@ -239,7 +245,7 @@ def test_the_audit_trail_comes_newest_first(done: Dash) -> None:
     assert found[0]["actor"] == "carol"
 
 
-def test_events_of_a_job_that_nobody_looks_at_any_more_are_dropped(done: Dash) -> None:
+def test_events_of_a_job_without_requests_are_dropped_from_memory(done: Dash) -> None:
     now = 0.0
     done.submit("job-2")
     shared = SharedCache(TTLCache(clock=lambda: now), TTLCache(clock=lambda: now))
@@ -264,23 +270,23 @@ def test_an_event_of_a_writer_whose_clock_is_behind_is_shown(done: Dash) -> None
     clock.advance(-20)
     jobs.audit("a worker", "late", {})
     clock.advance(20)
-    done.look_anew()
+    done.forget_answers()
     actions = [event["action"] for event in done.json("/api/jobs/job-1/events")]
     assert actions == ["paused", "late", "submitted", "planned"]
 
 
-def test_the_audit_log_is_read_on_from_where_it_was(done: Dash) -> None:
+def test_the_audit_log_is_read_from_where_the_last_read_ended(done: Dash) -> None:
     done.json("/api/jobs/job-1/events")
     done.services.clock.sleep(1)
     done.services.jobs(JOB).audit("carol", "published", {})
-    done.look_anew()
+    done.forget_answers()
     actions = [each["action"] for each in done.json("/api/jobs/job-1/events")]
     assert actions == ["published", "submitted", "planned"]
     phases = done.json("/api/jobs/job-1")["phases"]
     assert phases[-1]["name"] == "Published"
 
 
-def test_alerts_are_told_with_their_numbers_until_they_are_over(done: Dash) -> None:
+def test_alerts_are_shown_with_their_numbers_until_they_are_over(done: Dash) -> None:
     jobs = done.services.jobs(JOB)
     alert = Alert("job-1", AnomalyKind.BAD_NODE, "node2", 1, "bad", "exclude it", {"share": 0.25})
     assert append_alert(jobs, "watcher", alert)
@@ -290,12 +296,27 @@ def test_alerts_are_told_with_their_numbers_until_they_are_over(done: Dash) -> N
     assert done.json("/api/jobs/job-1")["anomalies"] == 1
     done.services.clock.sleep(60)
     assert append_end(jobs, "watcher", alert)
-    done.look_anew()
+    done.forget_answers()
     (over,) = done.json("/api/anomalies")
     assert over["over_ms"] - over["at_ms"] == 60_000
 
 
-def test_what_a_job_has_cost_is_told_by_kind_of_request(done: Dash) -> None:
+def test_events_and_alerts_of_a_job_share_one_query(
+    done: Dash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, partitions = done.rows.query, []
+
+    def counted(pk: str, **kwargs: Any) -> Any:
+        partitions.append(pk)
+        return query(pk, **kwargs)
+
+    done.json("/api/jobs/job-1/events")
+    monkeypatch.setattr(done.rows, "query", counted)
+    done.json("/api/jobs/job-1/anomalies")
+    assert partitions == []
+
+
+def test_the_cost_of_a_job_is_shown_by_kind_of_request(done: Dash) -> None:
     found = done.json("/api/jobs/job-1/cost")
     assert found["dollars"] > 0
     assert sum(each["dollars"] for each in found["lines"]) == pytest.approx(found["dollars"])

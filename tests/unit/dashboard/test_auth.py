@@ -36,7 +36,7 @@ def test_a_stranger_is_refused_at_every_route(done: Dash) -> None:
         assert done.post(path, {}).status_code == 401, path
 
 
-def test_a_reader_may_look_and_not_act(done: Dash) -> None:
+def test_a_user_who_may_only_read_can_not_act(done: Dash) -> None:
     done.guard.actor_too = False
     acting = routes(done, "POST")
     assert len(acting) == 6
@@ -49,7 +49,7 @@ def test_a_reader_may_look_and_not_act(done: Dash) -> None:
     ]
 
 
-def test_a_reader_is_offered_no_action(done: Dash) -> None:
+def test_a_user_who_may_only_read_is_offered_no_action(done: Dash) -> None:
     assert "do-retry" in done.get("/jobs/job-1").text
     done.guard.actor_too = False
     assert "do-retry" not in done.get("/jobs/job-1").text
@@ -113,7 +113,7 @@ def test_pages_run_only_our_own_files(dash: Dash) -> None:
         assert " onclick=" not in text
 
 
-def test_what_holds_data_is_kept_in_no_cache(done: Dash) -> None:
+def test_answers_with_data_are_not_cached_by_the_browser(done: Dash) -> None:
     for path in ("/", "/api/jobs", "/metrics"):
         assert done.get(path).headers["cache-control"] == "no-store"
     static = done.get("/static/app.css")

@@ -31,13 +31,13 @@ MARKS = ["line-strong", "ok", "fail", *(f"c{number}" for number in range(1, 9))]
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize(("text", "ground"), TEXT)
-def test_text_can_be_read(name: str, text: str, ground: str) -> None:
+def test_text_has_enough_contrast(name: str, text: str, ground: str) -> None:
     assert contrast(SETS[name][text], SETS[name][ground]) >= 4.5
 
 
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("mark", MARKS)
-def test_marks_can_be_seen(name: str, mark: str) -> None:
+def test_marks_have_enough_contrast(name: str, mark: str) -> None:
     assert contrast(SETS[name][mark], SETS[name]["surface"]) >= 3
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
-from airflow_slurm_provider.coordinator.anomalies.audit_log import append_alert
-from airflow_slurm_provider.dashboard.metrics import METRICS, Sample, render
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind, append_alert
+from airflow_slurm_provider.dashboard.metrics import METRICS, render
 from slurm_worker.protocol.keys import JobId
 from tests.unit.dashboard.conftest import ITEMS, Dash
 
@@ -29,7 +28,7 @@ def samples(text: str) -> dict[str, float]:
     return found
 
 
-def test_a_job_is_told_in_numbers(done: Dash) -> None:
+def test_a_job_has_its_metrics(done: Dash) -> None:
     answer = done.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     found = samples(answer.text)
@@ -42,7 +41,7 @@ def test_a_job_is_told_in_numbers(done: Dash) -> None:
     assert found['slurm_backfill_dollars{job="job-1"}'] > 0
 
 
-def test_a_running_job_has_its_workers_and_limits(dash: Dash) -> None:
+def test_a_running_job_has_metrics_of_workers_and_limits(dash: Dash) -> None:
     dash.submit(limits={"api": {"rate": "10/s"}})
     found = samples(dash.get("/metrics").text)
     assert found['slurm_backfill_workers_alive{job="job-1"}'] == 1
@@ -58,18 +57,18 @@ def test_alerts_are_counted_by_kind(done: Dash) -> None:
     assert found['slurm_backfill_anomalies_total{job="job-1",kind="stall"}'] == 1
 
 
-def test_services_that_are_away_are_told_of_as_down(dash: Dash) -> None:
+def test_services_that_are_away_are_reported_as_down(dash: Dash) -> None:
     dash.submit()
     dash.slurm.away = True
     found = samples(dash.get("/metrics").text)
     assert found['slurm_backfill_up{job="job-1",service="cluster"}'] == 0
     assert found['slurm_backfill_items{job="job-1"}'] == ITEMS
-    dash.look_anew()
+    dash.forget_answers()
     dash.rows.away = True
     assert samples(dash.get("/metrics").text) == {'slurm_backfill_up{service="table"}': 0}
 
 
-def test_only_the_newest_jobs_are_told(dash: Dash) -> None:
+def test_only_the_newest_jobs_have_metrics(dash: Dash) -> None:
     for number in range(3):
         dash.submit(f"job-{number}")
         dash.services.clock.sleep(1)
@@ -79,12 +78,12 @@ def test_only_the_newest_jobs_are_told(dash: Dash) -> None:
 
 
 def test_labels_are_escaped() -> None:
-    text = render([Sample("slurm_backfill_up", {"service": 'a"b\\c\nd'}, 1)])
+    text = render([("slurm_backfill_up", {"service": 'a"b\\c\nd'}, 1)])
     assert 'slurm_backfill_up{service="a\\"b\\\\c\\nd"} 1' in text
 
 
-def test_large_numbers_are_told_in_full() -> None:
-    text = render([Sample("slurm_backfill_items", {}, 123_456_789)])
+def test_large_numbers_are_written_in_full() -> None:
+    text = render([("slurm_backfill_items", {}, 123_456_789)])
     assert "slurm_backfill_items{} 123456789" in text
 
 
@@ -99,7 +98,7 @@ PANELS = {each["title"]: each for each in json.loads(GRAFANA.read_text())["panel
 
 
 @pytest.mark.parametrize("title", PANELS)
-def test_a_panel_of_grafana_asks_for_metrics_that_there_are(done: Dash, title: str) -> None:
+def test_panels_of_grafana_use_metrics_that_exist(done: Dash, title: str) -> None:
     text = done.get("/metrics").text
     assert PANELS[title]["targets"]
     for target in PANELS[title]["targets"]:

@@ -41,7 +41,7 @@ def operations(dash: Dash) -> list[Any]:
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_no_request_ends_in_an_error_of_ours(done: Dash, mode: GenerationMode) -> None:
+def test_no_request_ends_in_an_internal_error(done: Dash, mode: GenerationMode) -> None:
     found = operations(done)
     assert len(found) == 19
     for operation in found:
@@ -62,12 +62,12 @@ def test_no_request_ends_in_an_error_of_ours(done: Dash, mode: GenerationMode) -
 
 
 @pytest.mark.parametrize("job", ["job-1", "nothing"])
-def test_no_service_that_is_away_ends_in_an_error_of_ours(done: Dash, job: str) -> None:
+def test_a_service_that_is_away_never_ends_in_an_internal_error(done: Dash, job: str) -> None:
     for operation in operations(done):
         path = operation.path.format(job=job, task="000-00000000")
         body = {"workers": 1} if path.endswith("/workers") else {}
         for away in ("rows", "objects", "slurm"):
-            done.look_anew()
+            done.forget_answers()
             for name in ("rows", "objects", "slurm"):
                 getattr(done, name).away = name == away
             answer = done.get(path) if operation.method == "get" else done.post(path, body)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from airflow_slurm_provider.dashboard.app import create_app
-from airflow_slurm_provider.dashboard.sites import OneSite
+from airflow_slurm_provider.dashboard.server import OneSite
 from slurm_worker.errors import UserError
 from tests.unit.dashboard.conftest import Dash, Doorkeeper
 
@@ -28,7 +28,7 @@ def test_a_page_has_a_title_landmarks_and_one_heading(done: Dash, path: str) -> 
 
 @pytest.mark.parametrize("path", PAGES)
 @pytest.mark.parametrize("prefix", ["", "/slurm"])
-def test_every_address_in_a_page_is_there_below_the_prefix(
+def test_every_address_in_a_page_exists_below_the_prefix(
     done: Dash, path: str, prefix: str
 ) -> None:
     outer = FastAPI()
@@ -50,7 +50,7 @@ def test_the_token_cookie_is_sent_to_the_prefix_only(done: Dash) -> None:
     assert "Path=/slurm;" in cookie
 
 
-def test_every_module_that_a_script_imports_is_there(dash: Dash) -> None:
+def test_every_module_that_a_script_imports_exists(dash: Dash) -> None:
     seen, left = set[str](), ["jobs.js", "job.js", "task.js", "anomalies.js", "conn.js"]
     while left:
         name = left.pop()
@@ -64,7 +64,7 @@ def test_every_module_that_a_script_imports_is_there(dash: Dash) -> None:
     assert {"lib.js", "charts.js", "actions.js"} <= seen
 
 
-def test_every_element_that_a_script_looks_for_is_in_its_page(done: Dash) -> None:
+def test_every_element_that_a_script_uses_is_in_its_page(done: Dash) -> None:
     ours = ["job.js", "actions.js", "failures.js", "tasks.js"]
     scripts = "".join(done.get(f"/static/js/{name}").text for name in ours)
     page = done.get("/jobs/job-1").text
@@ -80,21 +80,21 @@ def test_a_strange_name_is_shown_as_text(dash: Dash) -> None:
     assert "<script>alert" not in answer.text
 
 
-def test_an_unknown_job_is_a_page_that_leads_back(dash: Dash) -> None:
+def test_the_page_of_an_unknown_job_links_to_the_list(dash: Dash) -> None:
     answer = dash.get("/jobs/nothing")
     assert answer.status_code == 404
     assert "there is no job" in answer.text
     assert 'href="/"' in answer.text
 
 
-def test_an_address_that_is_none_is_a_page_too(dash: Dash) -> None:
+def test_an_unknown_address_is_an_error_page(dash: Dash) -> None:
     for path in ("/nothing", "/jobs/UPPER", "/jobs/job-1/tasks/7"):
         answer = dash.get(path)
         assert 400 <= answer.status_code < 500, path
         assert answer.headers["content-type"].startswith("text/html"), path
 
 
-def test_a_job_whose_table_is_away_has_its_page_and_tells_later(done: Dash) -> None:
+def test_a_job_whose_table_is_away_has_its_page_and_shows_the_problem_there(done: Dash) -> None:
     done.rows.away = True
     assert done.get("/jobs/job-1").status_code == 200
     assert done.get("/api/jobs/job-1").status_code == 503

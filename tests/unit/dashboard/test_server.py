@@ -51,7 +51,7 @@ def test_the_address_that_was_printed_is_exchanged_for_a_cookie(browser: TestCli
 
 
 @pytest.mark.parametrize("path", ["//evil.example/", "///evil.example", "//evil.example%5c@x/"])
-def test_the_exchange_leads_nowhere_else(path: str) -> None:
+def test_the_exchange_never_redirects_to_another_site(path: str) -> None:
     app = standalone_app(services(), SECRET, "slurmctl alice@login")
     scope_path = path.replace("%5c", "\\")
 
@@ -66,7 +66,7 @@ def test_the_exchange_leads_nowhere_else(path: str) -> None:
     )
 
 
-def test_another_start_knows_nothing_of_the_cookie(browser: TestClient) -> None:
+def test_another_start_does_not_accept_the_cookie(browser: TestClient) -> None:
     browser.get(f"/?token={SECRET}")
     other = standalone_app(services(), "o" * 43, "bob")
     stranger = TestClient(other, base_url="http://127.0.0.1:8078", cookies=browser.cookies)
@@ -80,7 +80,7 @@ def test_a_scraper_sends_the_token_in_a_header(browser: TestClient) -> None:
     assert browser.get("/metrics", headers={"Authorization": SECRET}).status_code == 401
 
 
-def test_a_name_that_leads_to_loopback_is_not_served(browser: TestClient) -> None:
+def test_a_foreign_host_name_that_resolves_to_loopback_is_refused(browser: TestClient) -> None:
     headers = {"Host": "evil.example", "Authorization": f"Bearer {SECRET}"}
     assert browser.get("/api/jobs", headers=headers).status_code == 400
 
@@ -124,7 +124,7 @@ def test_the_command_serves_on_loopback_until_it_is_interrupted(site: Path) -> N
     assert "Traceback" not in said
 
 
-def test_a_port_that_is_taken_is_one_line(site: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(site: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import open_clients
 from airflow_slurm_provider.coordinator.spec.site import parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
 from airflow_slurm_provider.slurm.client import SlurmClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,7 +55,6 @@ class Overwrites(SimObjects):
         return True
 
 
-@dataclass(frozen=True)
 class FixedNames(JobPaths):
     """Parts named after their task alone."""
 

@@ -9,6 +9,7 @@ import pytest
 from airflow_slurm_provider.slurm.accounting import JobRecord, efficiency_of, parse_records
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
+from tests.unit.slurm.records import completed
 
 RECORDED = Path(__file__).with_name("recorded")
 ENDING_FIELDS = [
@@ -48,7 +49,7 @@ not a line
 """
 
 
-def test_each_death_has_its_class_node_memory_and_time() -> None:
+def test_each_failed_record_has_its_class_node_memory_and_time() -> None:
     records = parse_records(TEXT, ENDING_FIELDS)
     found = {(record.element, record.restart): record for record in records if record.ended}
     classes = {which: record.error_class for which, record in found.items() if record.error_class}
@@ -71,7 +72,7 @@ def test_each_death_has_its_class_node_memory_and_time() -> None:
     assert found[3, 0].elapsed_s == 86_401
 
 
-def test_a_worker_differs_from_its_requeued_twin() -> None:
+def test_each_start_of_an_element_has_its_own_worker_name() -> None:
     workers = [
         record.worker for record in parse_records(TEXT, ENDING_FIELDS) if record.element == 2
     ]
@@ -101,16 +102,8 @@ def usage(text: str) -> list[JobRecord]:
 
 def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> None:
     found = {(record.element, record.restart): record for record in usage(USAGE_TEXT)}
-    assert found[0, 0] == JobRecord(
-        array="12",
-        element=0,
-        restart=0,
-        state=ElementState.COMPLETED,
-        elapsed_s=600,
-        cpus=2,
-        cpu_s=750.5,
-        mem=400 << 20,
-        max_rss=150 << 20,
+    assert found[0, 0] == completed(
+        "12", elapsed_s=600, cpus=2, cpu_s=750.5, mem=400 << 20, max_rss=150 << 20
     )
     assert found[1, 1].cpu_s == ((24 + 2) * 60 + 3) * 60 + 4
     assert found[1, 1].max_rss == int(1.5 * 2**30)
@@ -119,7 +112,7 @@ def test_each_start_has_its_cpu_time_and_the_memory_of_its_largest_step() -> Non
     assert {element for element, _ in found} == {0, 1, 2, 3}, "the others wait"
 
 
-def test_what_a_running_worker_uses_is_not_taken_for_nothing() -> None:
+def test_starts_that_still_run_do_not_lower_the_efficiency() -> None:
     found = efficiency_of(usage(USAGE_TEXT))
     ended = 600 * 2 + 60 + 86_400 + 10
     assert (found.starts, found.running) == (5, 1)

@@ -26,7 +26,7 @@ NO_SUCH_JOB = CommandResult(1, "", "slurm_load_jobs error: Invalid job id specif
 NO_ACCOUNTING = CommandResult(1, "", "Slurm accounting storage is disabled\n")
 
 
-def said(text: str, name: str = "job.a1b2") -> CommandResult:
+def slurm_lines(text: str, name: str = "job.a1b2") -> CommandResult:
     """Lines of Slurm's, each of the same array of this name."""
     lines = [f"{line}|2026-11-30T10:54:48|{name}\n" for line in text.splitlines()]
     return CommandResult(0, "".join(lines), "")
@@ -52,10 +52,12 @@ def client_of(transport: Scripted, time: Time | None = None) -> SlurmClient:
     return SlurmClient(transport, "x", time.clock, time.sleep)
 
 
-def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None:
+def test_the_queue_shows_what_is_alive_and_the_accounting_how_elements_ended() -> None:
     transport = Scripted(
-        squeue=said("12_0|COMPLETED|n1|None\n12_1|RUNNING|n2|None\n12_7|PENDING||Resources\n"),
-        sacct=said(
+        squeue=slurm_lines(
+            "12_0|COMPLETED|n1|None\n12_1|RUNNING|n2|None\n12_7|PENDING||Resources\n"
+        ),
+        sacct=slurm_lines(
             "12_0|COMPLETED|n1|0:0\n12_1|RUNNING|n2|0:0\n12_2|FAILED|n3|3:0\n"
             "12_3|CANCELLED by 1001|n3|0:15\n12_[4-7%2]|PENDING|None assigned|0:0\n"
         ),
@@ -82,16 +84,18 @@ def test_the_queue_says_what_lives_and_the_accounting_how_things_ended() -> None
 
 
 def test_an_array_that_ended_has_its_exit_codes() -> None:
-    array = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said("12_0|TIMEOUT|n1|0:1\n"))).array(KEY)
+    array = client_of(
+        Scripted(squeue=NO_SUCH_JOB, sacct=slurm_lines("12_0|TIMEOUT|n1|0:1\n"))
+    ).array(KEY)
     assert (array.alive, array.unknown, array.elements[0].exit_code) == (0, False, "0:1")
 
 
 @pytest.mark.parametrize("records", ["", "12_0|RUNNING|n1|0:0\n"])
-def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
+def test_an_array_that_slurm_does_not_show_is_unknown_and_later_counts_as_ended(
     records: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     time = Time()
-    client = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=said(records)), time)
+    client = client_of(Scripted(squeue=NO_SUCH_JOB, sacct=slurm_lines(records)), time)
     assert client.array(KEY).unknown
     time.now += 100
     assert client.array(KEY).unknown
@@ -104,21 +108,21 @@ def test_an_array_that_nobody_knows_is_unknown_until_it_has_been_so_for_long(
 
 def test_the_unknown_time_restarts_when_the_array_is_seen() -> None:
     time = Time()
-    transport = Scripted(squeue=NO_SUCH_JOB, sacct=said(""))
+    transport = Scripted(squeue=NO_SUCH_JOB, sacct=slurm_lines(""))
     client = client_of(transport, time)
     assert client.array(KEY).unknown
     time.now += 119
-    transport.answers["squeue"] = said("12_0|RUNNING|n|None\n")
+    transport.answers["squeue"] = slurm_lines("12_0|RUNNING|n|None\n")
     assert client.array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
     time.now += 119
     assert client.array(KEY).unknown
 
 
-def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_elements() -> None:
+def test_a_new_record_of_the_array_as_one_job_is_not_an_element() -> None:
     transport = Scripted(
-        squeue=said("42_0|COMPLETED|n1|None\n42_1|FAILED|n1|NonZeroExitCode\n"),
-        sacct=said("42|FAILED|n1|6:0\n"),
+        squeue=slurm_lines("42_0|COMPLETED|n1|None\n42_1|FAILED|n1|NonZeroExitCode\n"),
+        sacct=slurm_lines("42|FAILED|n1|6:0\n"),
     )
     array = client_of(transport).array(ArrayKey("42", "job.a1b2"))
     assert (array.counts(), array.alive, array.unknown) == (
@@ -132,13 +136,13 @@ def test_a_young_record_that_shows_the_array_as_one_job_says_nothing_about_eleme
 
 
 def test_a_state_of_a_later_slurm_keeps_the_array_alive() -> None:
-    transport = Scripted(squeue=said("12_0|HIBERNATING|n1|None\n"), sacct=said(""))
+    transport = Scripted(squeue=slurm_lines("12_0|HIBERNATING|n1|None\n"), sacct=slurm_lines(""))
     assert client_of(transport).array(KEY).alive == 1
 
 
 def test_a_line_that_is_not_understood_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    queue = CommandResult(0, said("12_0|RUNNING|n1|None\n").stdout + "what?\n", "")
-    transport = Scripted(squeue=queue, sacct=said("12_x|A|B|C\n"))
+    queue = CommandResult(0, slurm_lines("12_0|RUNNING|n1|None\n").stdout + "what?\n", "")
+    transport = Scripted(squeue=queue, sacct=slurm_lines("12_x|A|B|C\n"))
     with caplog.at_level(logging.WARNING):
         assert client_of(transport).array(KEY).alive == 1
     assert "'what?'" in caplog.text
@@ -146,23 +150,23 @@ def test_a_line_that_is_not_understood_is_logged(caplog: pytest.LogCaptureFixtur
 
 
 def test_without_accounting_the_queue_decides() -> None:
-    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=NO_ACCOUNTING)
+    transport = Scripted(squeue=slurm_lines("12_0|RUNNING|n1|None\n"), sacct=NO_ACCOUNTING)
     assert client_of(transport).array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
     array = client_of(transport).array(KEY)
     assert (array.alive, array.unknown, array.elements) == (0, False, {})
 
 
-def test_a_broken_accounting_hides_ends_but_not_life() -> None:
+def test_if_sacct_fails_the_queue_still_shows_what_is_alive() -> None:
     broken = CommandResult(1, "", "sacct: error: Problem talking to the database\n")
-    transport = Scripted(squeue=said("12_0|RUNNING|n1|None\n"), sacct=broken)
+    transport = Scripted(squeue=slurm_lines("12_0|RUNNING|n1|None\n"), sacct=broken)
     assert client_of(transport).array(KEY).alive == 1
     transport.answers["squeue"] = NO_SUCH_JOB
     with pytest.raises(ServiceError, match="sacct failed: Problem talking to the database"):
         client_of(transport).array(KEY)
 
 
-def test_a_queue_that_can_not_be_read_is_an_error() -> None:
+def test_a_failed_squeue_is_an_error() -> None:
     down = CommandResult(1, "", "slurm_load_jobs error: Unable to contact slurm controller\n")
     with pytest.raises(ServiceError, match="Unable to contact slurm controller"):
         client_of(Scripted(squeue=down)).array(KEY)
@@ -197,7 +201,7 @@ def test_an_array_whose_id_is_not_known_is_looked_up_by_its_name(tmp_path: Path)
     assert (array.unknown, array.alive) == (True, 0)
 
 
-def test_a_file_is_put_once_and_whole(tmp_path: Path) -> None:
+def test_a_file_is_uploaded_once_and_completely(tmp_path: Path) -> None:
     transport = BreakingTransport(LocalTransport(), -1, after=False)
     client = SlurmClient(transport, str(tmp_path / "remote dir"))
     data = os.urandom(300_000)
@@ -211,7 +215,7 @@ def test_a_file_is_put_once_and_whole(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [name]
 
 
-def test_a_file_of_another_size_is_put_again(tmp_path: Path) -> None:
+def test_a_file_of_another_size_is_uploaded_again(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"half")
     assert (
         Path(SlurmClient(LocalTransport(), str(tmp_path)).put_file("f", b"whole")).read_bytes()
@@ -220,7 +224,7 @@ def test_a_file_of_another_size_is_put_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tools", ["sha256sum", "openssl", "none"])
-def test_a_file_of_its_size_that_is_another_is_put_again(
+def test_a_file_of_the_same_size_with_other_content_is_uploaded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tools: str
 ) -> None:
     programs = {"sh", "ls", "id", "mkdir", "cat", "wc", "mv", "rm", "chmod", *({tools} - {"none"})}
@@ -243,7 +247,7 @@ def test_a_file_of_its_size_that_is_another_is_put_again(
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_what_is_put_or_submitted_is_the_accounts_alone_whatever_its_umask(
+def test_uploaded_and_submitted_files_are_private_whatever_the_umask(
     tmp_path: Path, umask: int
 ) -> None:
     slurm = FakeSlurm(tmp_path / "slurm")
@@ -262,13 +266,13 @@ def test_what_is_put_or_submitted_is_the_accounts_alone_whatever_its_umask(
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
 
-def test_what_earlier_releases_left_open_is_closed(tmp_path: Path) -> None:
+def test_job_folders_that_earlier_releases_left_open_become_private(tmp_path: Path) -> None:
     (tmp_path / "remote" / "jobs").mkdir(parents=True)
     SlurmClient(LocalTransport(), str(tmp_path / "remote")).put_file("f", b"x")
     assert stat.S_IMODE((tmp_path / "remote" / "jobs").stat().st_mode) == 0o700
 
 
-def test_folders_of_the_account_that_its_group_may_write_into_are_closed(tmp_path: Path) -> None:
+def test_the_accounts_folders_lose_their_groups_write_permission(tmp_path: Path) -> None:
     """As a umask of 002 leaves them: nobody else need be in that group."""
     slurm = FakeSlurm(tmp_path / "slurm")
     parts = [tmp_path / part for part in ("lab", "lab/jobs", "lab/jobs/j", "lab/jobs/j/name")]
@@ -280,7 +284,7 @@ def test_folders_of_the_account_that_its_group_may_write_into_are_closed(tmp_pat
     assert [part for part in parts if part.stat().st_mode & 0o022] == []
 
 
-def test_a_folder_above_that_a_group_may_write_into_is_refused_and_left_alone(
+def test_a_parent_folder_that_a_group_may_write_into_is_refused_and_not_changed(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "lab").mkdir()
@@ -354,7 +358,7 @@ def test_an_array_that_has_another_jobs_number_is_unknown() -> None:
     assert (array.unknown, array.alive, array.elements) == (True, 0, {})
 
 
-def test_an_array_that_ended_before_its_number_was_given_again_keeps_its_end() -> None:
+def test_an_ended_array_keeps_its_state_when_slurm_reuses_its_number() -> None:
     transport = Scripted(
         squeue=records(
             "12|RUNNING|n1|None|2026-11-30T12:00:00|a|name",
@@ -372,7 +376,7 @@ def test_an_array_that_ended_before_its_number_was_given_again_keeps_its_end() -
     assert (array.counts(), array.alive, array.unknown) == ({"COMPLETED": 2}, 0, False)
 
 
-def test_two_arrays_of_ours_may_have_had_one_number() -> None:
+def test_two_arrays_with_the_same_number_are_separated_by_name() -> None:
     later = ArrayKey("12", "job.ffff")
     transport = Scripted(
         squeue=records("12_0|RUNNING|n1|None|2026-11-30T12:00:00|job.ffff"),
@@ -420,7 +424,7 @@ def test_records_of_another_job_are_never_taken_for_ours() -> None:
         )
     )
 )
-def test_whatever_other_jobs_do_an_array_is_what_it_is(
+def test_lines_of_other_jobs_never_change_an_arrays_lines(
     foreign: list[tuple[str, str, int]],
 ) -> None:
     own = ["12_0|COMPLETED|n1|0:0|2026-11-20|job.a1b2", "12_1|FAILED|n1|3:0|2026-11-20|job.a1b2"]

@@ -39,7 +39,7 @@ def test_a_folder_is_removed_with_its_credentials_and_no_other(
 
 
 @pytest.mark.parametrize("folder", ["", "$(echo probe.1)", "probe.1; rm -rf .", "probe?1"])
-def test_a_name_that_is_none_removes_nothing(
+def test_an_invalid_folder_name_removes_nothing(
     client: SlurmClient, remote: Path, folder: str
 ) -> None:
     client.put_secret("probe.1", "credentials.json", b"secret")
@@ -47,7 +47,7 @@ def test_a_name_that_is_none_removes_nothing(
     assert left(remote) == {"probe.1"}
 
 
-def test_removed_variables_are_listed() -> None:
+def test_variables_that_commands_do_not_get_are_listed() -> None:
     # This process is the parent: what it was started with counts.
     program = (
         "from airflow_slurm_provider.slurm.cluster_info import Survey\n"

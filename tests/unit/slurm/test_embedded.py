@@ -113,7 +113,7 @@ def test_an_element_ended_by_a_signal_failed_with_it(cluster: Cluster) -> None:
     assert (array.elements[0].state, array.elements[0].exit_code) == (S.FAILED, "0:9")
 
 
-def test_elements_see_slurms_variables_and_of_the_submitters_only_those_on_the_list(
+def test_elements_get_slurms_variables_and_only_the_listed_ones_of_the_submitter(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW_CONN_LAB", "OWN"):
@@ -158,7 +158,7 @@ def test_the_output_is_in_the_submissions_folder(cluster: Cluster) -> None:
     assert [path.read_text() for path in logs] == ["I am 0\nerror\n", "I am 1\nerror\n"]
 
 
-def test_no_more_run_at_once_than_there_are_slots_or_the_throttle_says(cluster: Cluster) -> None:
+def test_no_more_elements_run_at_once_than_slots_and_throttle_allow(cluster: Cluster) -> None:
     count = 'ls "$OUT"/run-* 2>/dev/null | wc -l >> "$OUT/$NAME"; '
     program = f'touch "$OUT/run-$$"; sleep 0.2; {count}rm "$OUT/run-$$"'
     cluster.ended(cluster.submit(f"NAME=throttled; {program}", workers=6, throttle=2))
@@ -208,13 +208,15 @@ def test_an_element_that_ignores_sigterm_is_killed(cluster: Cluster) -> None:
     assert (array.elements[0].state, array.elements[0].exit_code) == (S.CANCELLED, "0:9")
 
 
-def test_what_an_element_left_running_ends_with_it(cluster: Cluster, wait_for: Wait) -> None:
+def test_processes_that_an_element_left_running_end_with_it(
+    cluster: Cluster, wait_for: Wait
+) -> None:
     cluster.ended(cluster.submit('sleep 60 & echo $! > "$OUT/child"'))
     child = int(cluster.read("child"))
     wait_for(lambda: not _runs(child))
 
 
-def test_the_time_limit_is_warned_of_and_then_ends_it(cluster: Cluster) -> None:
+def test_an_element_gets_a_signal_before_its_time_limit_ends_it(cluster: Cluster) -> None:
     job = cluster.submit(
         'trap "echo warned >> $OUT/signals" USR1; trap "echo term >> $OUT/signals; exit 0" TERM; '
         "while :; do sleep 0.05; done",
@@ -273,7 +275,7 @@ def test_the_array_outlives_its_submitter(tmp_path: Path, cluster: Cluster, wait
     assert cluster.ended(job).counts() == {"COMPLETED": 1}
 
 
-def test_after_kill_9_of_the_supervisor_its_elements_failed_and_the_rest_runs(
+def test_if_the_supervisor_is_killed_its_elements_have_failed_and_the_rest_runs(
     cluster: Cluster, wait_for: Wait
 ) -> None:
     job = cluster.submit('[ -e "$OUT/go" ] || sleep 60', workers=6)
@@ -287,7 +289,9 @@ def test_after_kill_9_of_the_supervisor_its_elements_failed_and_the_rest_runs(
     wait_for(lambda: not any(_runs(pid) for pid in running))
 
 
-def test_a_process_that_took_over_a_number_is_spared(cluster: Cluster, wait_for: Wait) -> None:
+def test_another_process_with_an_elements_old_pid_is_not_killed(
+    cluster: Cluster, wait_for: Wait
+) -> None:
     job = cluster.submit("sleep 60")
     cluster.until(job, lambda array: array.running == 1)
     supervisor = cluster.supervisor()

@@ -63,7 +63,7 @@ def by_shell(environment: Mapping[str, str], shell: str = "sh") -> dict[str, str
     ],
     ids=["local", "sh", "bash", "ksh"],
 )
-def test_variables_that_change_what_is_asked_are_removed_and_no_others(
+def test_only_variables_that_change_slurms_commands_are_removed(
     clean: Callable[[Mapping[str, str]], dict[str, str]],
 ) -> None:
     seen = clean({**HOSTILE, **NEEDED})
@@ -86,7 +86,9 @@ def test_the_program_fits_in_one_line_of_any_login_shell() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))
-def test_a_local_command_sees_none_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_command_gets_no_variable_that_changes_slurms_commands(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, HOSTILE[name])
     seen = LocalTransport({name: HOSTILE[name]}).run(f'printf %s "${name}"').stdout
     assert seen in ("", "C")

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from airflow_slurm_provider.coordinator.spec.job_spec import load_config
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.array_state import ArrayKey
-from airflow_slurm_provider.slurm.batch import batch_name
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.options import SlurmOptions
-from airflow_slurm_provider.slurm.script import quote, render_script
+from airflow_slurm_provider.slurm.script import batch_name, quote, render_script
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import check_job_id
@@ -47,7 +46,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_job_id_is_refused(value: str) -> None:
+def test_a_hostile_job_id_is_refused(value: str) -> None:
     with pytest.raises(UserError, match=r"job_id: .* is not a job id; use 1 to 63 of"):
         check_job_id(value)
     with pytest.raises(UserError):
@@ -55,7 +54,7 @@ def test_a_job_id_is_refused(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_files_or_a_jobs_name_is_refused_before_anything_is_run(value: str) -> None:
+def test_a_hostile_file_or_job_name_is_refused_before_any_command_runs(value: str) -> None:
     class Nothing(LocalTransport):
         def run(self, command: str, stdin: bytes = b"", timeout: float = 60.0) -> CommandResult:
             assert value not in command or not value, "refused before it is part of a command"

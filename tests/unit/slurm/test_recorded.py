@@ -111,12 +111,12 @@ def test_each_ending_has_its_class(release: Path) -> None:
 
 
 @pytest.mark.parametrize("refused", ["refused-partition", "refused-array"])
-def test_a_refusal_for_good_is_a_mistake_in_the_options(release: Path, refused: str) -> None:
+def test_a_permanent_refusal_is_a_user_error(release: Path, refused: str) -> None:
     with pytest.raises(
         UserError, match=r"refused the array: .*; correct the slurm section"
-    ) as told:
+    ) as raised:
         client(SubmitExit.REFUSED, err=text(release, refused)).submit("n", "#!/bin/sh\n", "f")
-    assert not isinstance(told.value, ServiceError)
+    assert not isinstance(raised.value, ServiceError)
 
 
 def test_a_refusal_for_the_number_of_jobs_is_an_error_of_its_own(release: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_refusal_for_the_number_of_jobs_is_an_error_of_its_own(release: Path) 
         )
 
 
-def test_the_queue_says_of_ids_that_it_has_forgotten_that_they_are_invalid(release: Path) -> None:
+def test_squeue_calls_forgotten_ids_invalid(release: Path) -> None:
     assert "invalid job id" in text(release, "squeue-unknown").lower()
 
 

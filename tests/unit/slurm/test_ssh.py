@@ -52,7 +52,9 @@ def test_a_connection_that_breaks_within_a_command_is_an_error_and_replaced(
     assert ssh.run("echo again").stdout == "again\n"
 
 
-def test_a_slow_command_does_not_break_those_beside_it(node: LoginNode, ssh: SshTransport) -> None:
+def test_a_timeout_does_not_break_other_commands_on_the_connection(
+    node: LoginNode, ssh: SshTransport
+) -> None:
     with ThreadPoolExecutor(2) as pool:
         beside = pool.submit(ssh.run, "sleep 1.5; echo beside")
         with pytest.raises(ServiceError, match=r"127\.0\.0\.1: no answer within"):
@@ -79,7 +81,7 @@ def test_a_late_failure_on_the_old_connection_leaves_the_new_one_alone(
     assert node.connections == 2
 
 
-def test_a_node_that_went_silent_is_left_for_a_new_connection(
+def test_after_a_timeout_the_next_command_uses_a_new_connection(
     node: LoginNode, ssh: SshTransport
 ) -> None:
     node.silent = True
@@ -89,7 +91,7 @@ def test_a_node_that_went_silent_is_left_for_a_new_connection(
     assert ssh.run("echo back").stdout == "back\n"
 
 
-def test_a_node_with_too_many_sessions_is_asked_again_on_the_same_connection(
+def test_a_refused_session_is_tried_again_on_the_same_connection(
     node: LoginNode, time: Time
 ) -> None:
     def one_ends(seconds: float) -> None:
@@ -112,12 +114,12 @@ def test_a_node_that_refuses_sessions_for_long_is_an_error(node: LoginNode, time
     ssh.close()
 
 
-def test_a_command_that_does_not_read_its_input_still_speaks(ssh: SshTransport) -> None:
+def test_the_output_of_a_command_that_does_not_read_its_input_arrives(ssh: SshTransport) -> None:
     result = ssh.run("echo no space >&2; exit 4", b"x" * 5_000_000)
     assert (result.code, result.stderr) == (4, "no space\n")
 
 
-def test_what_start_up_files_print_is_not_the_commands_answer(
+def test_output_of_start_up_files_is_not_part_of_the_commands_output(
     node: LoginNode, ssh: SshTransport
 ) -> None:
     node.start_up = b"echo hello; printf 'no locale, no end of line' >&2; "
@@ -132,7 +134,7 @@ def test_output_of_start_up_files_that_end_the_login_is_reported(
     assert ssh.run("true").stderr == "the account has expired\n"
 
 
-def test_closed_it_opens_again_when_used(node: LoginNode, ssh: SshTransport) -> None:
+def test_a_closed_transport_opens_again_when_used(node: LoginNode, ssh: SshTransport) -> None:
     ssh.run("true")
     ssh.close()
     ssh.close()
@@ -164,7 +166,7 @@ def test_a_broken_network_is_tried_again_with_growing_pauses(time: Time) -> None
     assert refusing.tries > 10
 
 
-def test_a_refused_login_is_never_hammered(time: Time) -> None:
+def test_a_refused_login_is_not_tried_again_for_ten_minutes(time: Time) -> None:
     refusing = Refusing(paramiko.AuthenticationException("Authentication failed."))
     ssh = SshTransport(refusing, time.clock)
     for _ in range(500):
@@ -178,7 +180,7 @@ def test_a_refused_login_is_never_hammered(time: Time) -> None:
     assert refusing.tries == 2
 
 
-def test_an_error_while_pausing_is_a_new_one(time: Time) -> None:
+def test_each_call_during_a_pause_raises_a_new_error(time: Time) -> None:
     ssh = SshTransport(Refusing(OSError("no route")), time.clock)
     errors = []
     for _ in range(2):
@@ -188,7 +190,9 @@ def test_an_error_while_pausing_is_a_new_one(time: Time) -> None:
     assert errors[0] is not errors[1]
 
 
-def test_only_the_first_connection_can_be_the_users_mistake(node: LoginNode, time: Time) -> None:
+def test_a_host_that_was_reached_before_is_never_the_users_mistake(
+    node: LoginNode, time: Time
+) -> None:
     answers: list[Callable[[], paramiko.SSHClient]] = [
         lambda: connect(node),
         Refusing(ConnectionRefusedError("down")),
@@ -205,7 +209,7 @@ def test_only_the_first_connection_can_be_the_users_mistake(node: LoginNode, tim
 # --- open_paramiko
 
 
-def test_an_unknown_host_is_refused_with_the_way_to_know_it(node: LoginNode) -> None:
+def test_an_unknown_host_is_refused_with_the_command_that_makes_it_known(node: LoginNode) -> None:
     node.known_hosts.write_text("")
     with pytest.raises(UserError) as caught:
         connect(node)
@@ -223,7 +227,7 @@ def test_a_changed_host_key_is_refused(node: LoginNode) -> None:
     assert node.logins == []
 
 
-def test_a_named_file_of_known_hosts_stands_in_for_the_users_own(
+def test_a_named_known_hosts_file_replaces_the_users_own(
     node: LoginNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "home"
@@ -290,7 +294,7 @@ def test_a_wrong_host_name_is_reported(node: LoginNode) -> None:
         open_paramiko("login.invalid", 22, "lab", str(node.key_file), str(node.known_hosts))
 
 
-def test_something_else_than_ssh_at_the_port_is_an_error(node: LoginNode) -> None:
+def test_a_port_without_ssh_is_an_error(node: LoginNode) -> None:
     keys = (str(node.key_file), str(node.known_hosts))
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServiceError):
         open_paramiko("127.0.0.1", silent.getsockname()[1], "lab", *keys, timeout_s=0.5)

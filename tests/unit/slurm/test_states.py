@@ -11,7 +11,7 @@ S = ElementState
 
 
 @pytest.mark.parametrize("state", [state for state in S if state is not S.UNKNOWN])
-def test_every_state_is_read_as_itself(state: ElementState) -> None:
+def test_every_state_is_parsed(state: ElementState) -> None:
     assert parse_state(state.value) is state
     assert parse_state(f" {state.value.lower()} ") is state
 
@@ -26,11 +26,11 @@ def test_every_state_is_read_as_itself(state: ElementState) -> None:
         ("COMPLETED", S.COMPLETED),
     ],
 )
-def test_additions_and_cut_words_are_understood(text: str, state: ElementState) -> None:
+def test_states_with_additions_or_cut_off_are_parsed(text: str, state: ElementState) -> None:
     assert parse_state(text) is state
 
 
-def test_what_still_may_run_is_not_terminal() -> None:
+def test_only_states_of_ended_elements_are_terminal() -> None:
     assert {state for state in S if state.terminal} == {
         S.BOOT_FAIL,
         S.CANCELLED,
@@ -71,7 +71,7 @@ def test_an_unknown_state_counts_as_alive_with_one_warning(
         (S.RUNNING, None),
     ],
 )
-def test_the_end_of_a_worker_has_an_error_class(
+def test_each_failed_state_has_its_error_class(
     state: ElementState, error_class: ErrorClass | None
 ) -> None:
     assert state.error_class is error_class

@@ -153,7 +153,7 @@ def test_an_array_that_has_ended_meanwhile_is_found_in_the_accounting(
 
 
 @pytest.mark.parametrize("mode", ["unreachable", "killed-by-timeout"])
-def test_while_it_is_not_known_nothing_is_submitted_again(
+def test_while_the_result_is_unknown_nothing_is_submitted_again(
     client: SlurmClient, slurm: FakeSlurm, place: Path, time: Time, mode: str
 ) -> None:
     slurm.mode(mode)
@@ -198,7 +198,7 @@ class Crossed:
         self._inner.close()
 
 
-def test_a_right_script_is_not_refused_for_the_one_that_another_caller_has_put(
+def test_a_valid_script_is_not_refused_because_of_another_callers_script(
     client: SlurmClient, slurm: FakeSlurm, remote: Path, time: Time, place: Path
 ) -> None:
     crossed = SlurmClient(Crossed(slurm.transport(), client), str(remote), time.clock, time.sleep)
@@ -207,9 +207,7 @@ def test_a_right_script_is_not_refused_for_the_one_that_another_caller_has_put(
     assert len(arrays(slurm)) == 1
 
 
-def test_a_script_that_is_refused_itself_is_not_put_again(
-    client: SlurmClient, slurm: FakeSlurm
-) -> None:
+def test_a_refused_script_is_not_uploaded_again(client: SlurmClient, slurm: FakeSlurm) -> None:
     with pytest.raises(SubmitRefusedError):
         client.submit(NAME, WRONG, "flights")
     assert len(slurm.lines("calls")) == 1
@@ -231,7 +229,7 @@ def test_a_refusal_is_reported_and_a_corrected_script_is_submitted(
     assert (len(arrays(slurm)), time.slept) == (1, [])
 
 
-def test_a_full_queue_is_worth_another_time(client: SlurmClient, slurm: FakeSlurm) -> None:
+def test_a_full_queue_is_a_temporary_error(client: SlurmClient, slurm: FakeSlurm) -> None:
     slurm.mode("full")
     with pytest.raises(SubmitLimitError, match=r"SubmitJob.*submit again when fewer jobs are in"):
         submit(client)
@@ -250,7 +248,7 @@ def test_a_young_attempt_of_another_caller_is_waited_for(
     assert slurm.lines("calls") == []
 
 
-def test_an_attempt_that_died_before_its_note_of_the_time_is_old_one_day(
+def test_an_attempt_that_died_before_it_recorded_its_time_becomes_old(
     client: SlurmClient, slurm: FakeSlurm, place: Path
 ) -> None:
     (place / "attempt.1").mkdir(parents=True)
@@ -269,7 +267,9 @@ def test_a_dead_attempt_without_an_array_is_taken_over(
     assert time.slept == []
 
 
-def test_of_many_that_take_over_one_submits(slurm: FakeSlurm, remote: Path, place: Path) -> None:
+def test_of_many_callers_that_take_over_one_submits(
+    slurm: FakeSlurm, remote: Path, place: Path
+) -> None:
     begin(place, age=1000)
     clients = [SlurmClient(slurm.transport(), str(remote)) for _ in range(8)]
     with ThreadPoolExecutor(len(clients)) as pool:
@@ -308,7 +308,7 @@ def test_a_site_without_accounting_can_be_submitted_to(
     assert submit(client) == "101"
 
 
-def test_workers_without_a_record_are_not_guessed_about(
+def test_if_workers_ran_and_slurm_has_no_record_nothing_is_submitted(
     client: SlurmClient, slurm: FakeSlurm, place: Path
 ) -> None:
     begin(place, age=100_000)
@@ -330,7 +330,7 @@ def test_a_caller_that_was_overtaken_cancels_what_it_submitted(
     assert arrays(slurm) == []
 
 
-def test_a_caller_killed_before_sbatch_is_followed_by_one_array(
+def test_after_a_caller_killed_before_sbatch_there_is_one_array(
     client: SlurmClient, slurm: FakeSlurm, place: Path
 ) -> None:
     slurm.mode("kill-caller-before")
@@ -342,7 +342,9 @@ def test_a_caller_killed_before_sbatch_is_followed_by_one_array(
     assert len(arrays(slurm)) == 1
 
 
-def test_an_id_that_is_there_decides_whatever_else_is(slurm: FakeSlurm, place: Path) -> None:
+def test_a_recorded_id_decides_whatever_else_is_in_the_folder(
+    slurm: FakeSlurm, place: Path
+) -> None:
     begin(place, age=100_000)
     (place / "id").write_text("55\n")
     command = submission.from_stdin(str(place), NAME, "t")
@@ -376,7 +378,9 @@ def test_half_a_script_is_never_submitted(
 @pytest.mark.parametrize(
     "name", ["../x", "a/b", "a b", "$(id)", "", "-n", "a\nb", "a,b", "x" * 201]
 )
-def test_a_name_that_means_something_elsewhere_is_refused(client: SlurmClient, name: str) -> None:
+def test_a_name_that_a_shell_or_slurm_could_misread_is_refused(
+    client: SlurmClient, name: str
+) -> None:
     for arguments in ((name, SCRIPT, "flights"), (NAME, SCRIPT, name)):
         with pytest.raises(UserError, match="can't be the name of a"):
             client.submit(*arguments)
@@ -440,18 +444,14 @@ def test_a_submission_that_was_withdrawn_is_never_submitted(
     assert slurm.lines("calls") == []
 
 
-def test_withdrawing_leaves_an_array_that_there_is_alone(
-    client: SlurmClient, slurm: FakeSlurm
-) -> None:
+def test_withdrawing_leaves_an_existing_array_alone(client: SlurmClient, slurm: FakeSlurm) -> None:
     assert submit(client) == "101"
     assert client.withdraw([NAME, "flights.r0s1.0a1b2c.1"], "flights") == {NAME: "101"}
     assert submit(client) == "101"
     assert slurm.lines("jobs") == [f"101 {NAME}"]
 
 
-def test_a_withdrawal_that_slurm_can_not_answer_is_an_error(
-    client: SlurmClient, slurm: FakeSlurm
-) -> None:
+def test_a_withdrawal_fails_if_slurm_does_not_answer(client: SlurmClient, slurm: FakeSlurm) -> None:
     slurm.set("squeue-down")
     with pytest.raises(ServiceError, match="Unable to contact"):
         client.withdraw([NAME], "flights")
@@ -459,7 +459,7 @@ def test_a_withdrawal_that_slurm_can_not_answer_is_an_error(
     assert submit(client) == "101"
 
 
-def test_cancelling_never_hits_a_job_that_has_the_number_now(
+def test_cancelling_never_hits_another_job_with_the_same_number(
     client: SlurmClient, slurm: FakeSlurm
 ) -> None:
     (slurm.folder / "jobs").write_text("101 somebody.elses\n")
@@ -481,7 +481,7 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_reported(
     assert client.cancel([ArrayKey("101", NAME)]) == []
 
 
-def test_a_caller_that_was_overtaken_says_so_where_its_array_can_not_be_cancelled(
+def test_an_overtaken_caller_reports_an_array_that_it_can_not_cancel(
     client: SlurmClient, slurm: FakeSlurm
 ) -> None:
     slurm.mode("overtaken")
@@ -545,7 +545,7 @@ def test_a_sites_token_is_removed_before_a_scripts_first_command(tmp_path: Path)
     assert "SLURM_JWT" not in (tmp_path / "seen").read_text()
 
 
-def test_addresses_that_may_hold_a_password_are_left_out_and_no_other_value(
+def test_only_addresses_that_may_hold_a_password_are_left_out(
     slurm: FakeSlurm, remote: Path, tmp_path: Path
 ) -> None:
     (slurm.folder / "bin" / "timeout").unlink()
@@ -563,7 +563,7 @@ def test_addresses_that_may_hold_a_password_are_left_out_and_no_other_value(
     assert [line for line in seen if "secret" in line] == []
 
 
-def test_what_sbatch_says_is_english_whatever_the_accounts_language(
+def test_sbatchs_errors_are_english_whatever_the_accounts_language(
     slurm: FakeSlurm, remote: Path, tmp_path: Path
 ) -> None:
     (slurm.folder / "bin" / "timeout").unlink()
@@ -590,7 +590,7 @@ class Recording:
         self._inner.close()
 
 
-def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) -> None:
+def test_any_login_shell_passes_every_command_on(slurm: FakeSlurm, remote: Path) -> None:
     """csh takes neither a line end nor "!" within quotes; fish reads two backslashes as one."""
     recording = Recording(slurm.transport())
     client = SlurmClient(recording, str(remote))
@@ -605,7 +605,6 @@ def test_any_login_shell_hands_every_command_on(slurm: FakeSlurm, remote: Path) 
     survey = client.survey()
     survey.try_folder("x")
     survey.ignored_variables()
-    survey.why_waiting(NAME)
     survey.remove("flights")
     assert len(recording.commands) > 10
     lines = [SshTransport(connect=pytest.fail).wrap(command) for command in recording.commands]

@@ -31,7 +31,7 @@ def either(request: pytest.FixtureRequest) -> Transport:
 # --- every transport
 
 
-def test_a_command_says_what_it_says(either: Transport) -> None:
+def test_a_commands_exit_code_and_output_arrive(either: Transport) -> None:
     assert either.run("echo out; echo err >&2; exit 3") == CommandResult(3, "out\n", "err\n")
 
 
@@ -40,15 +40,15 @@ def test_standard_input_reaches_the_command_whole(either: Transport) -> None:
     assert either.run("cat | wc -c", data).stdout.strip() == "3000000"
 
 
-def test_without_input_a_command_sees_its_end(either: Transport) -> None:
+def test_a_command_without_input_gets_end_of_file(either: Transport) -> None:
     assert either.run("cat; echo end", timeout=10).stdout == "end\n"
 
 
-def test_text_that_is_no_utf8_does_not_break_it(either: Transport) -> None:
+def test_output_that_is_not_utf8_is_decoded_with_replacements(either: Transport) -> None:
     assert either.run("printf '\\377x'").stdout == "\ufffdx"
 
 
-def test_an_answer_that_does_not_come_is_an_error_in_time(either: Transport) -> None:
+def test_a_command_that_does_not_answer_is_an_error_after_its_timeout(either: Transport) -> None:
     started = monotonic()
     with pytest.raises(ServiceError, match=r"no answer within 0.3 s to: sleep 5"):
         either.run("sleep 5", timeout=0.3)
@@ -71,7 +71,7 @@ def test_a_local_command_runs_in_the_home_folder_with_its_environment(
     assert LocalTransport({"A": "b c"}).run('pwd; echo "$A"').stdout == f"{tmp_path}\nb c\n"
 
 
-def test_a_local_command_continues_when_nobody_waits_for_it(
+def test_a_local_command_continues_after_its_caller_stops_waiting(
     tmp_path: Path, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
     with pytest.raises(ServiceError):

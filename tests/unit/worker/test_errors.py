@@ -63,7 +63,7 @@ def test_an_exception_has_its_class(error: BaseException, expected: ErrorClass) 
     assert classify(error) is expected
 
 
-def test_the_cause_decides_where_the_outer_exception_says_nothing() -> None:
+def test_the_cause_decides_if_the_outer_exception_has_no_class() -> None:
     error = RuntimeError("fetch failed")
     error.__cause__ = ConnectionResetError("dropped")
     assert classify(error) is ErrorClass.NETWORK
@@ -100,7 +100,7 @@ def test_an_item_error_refuses_a_class_that_is_not_in_the_list() -> None:
         ItemError("weird", "why it failed")
 
 
-def test_an_unreachable_host_is_the_users_to_mend_and_worth_another_try() -> None:
+def test_an_unreachable_host_is_a_user_error_and_a_service_error() -> None:
     assert issubclass(HostUnreachable, UserError)
     assert issubclass(HostUnreachable, ServiceError)
 
@@ -122,12 +122,12 @@ class QuotaError(ConnectionError):
         (ClassRule(ErrorClass.AUTH, exception="builtins.OSError", message="quote"), False),
     ],
 )
-def test_a_jobs_rule_comes_before_what_is_known(rule: ClassRule, matches: bool) -> None:
+def test_a_jobs_rule_comes_before_the_known_exceptions(rule: ClassRule, matches: bool) -> None:
     wrapped = RuntimeError("while fetching")
     wrapped.__cause__ = QuotaError("no quota left")
     assert (classify(wrapped, [rule]) is ErrorClass.AUTH) == matches
 
 
-def test_a_handlers_own_class_stands_above_the_jobs_rules() -> None:
+def test_the_class_of_an_item_error_comes_before_the_jobs_rules() -> None:
     rule = ClassRule(ErrorClass.AUTH, message=".")
     assert classify(ItemError("network", "reset"), [rule]) is ErrorClass.NETWORK

@@ -26,7 +26,7 @@ def is_visible(text: str, besides: str = "") -> bool:
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_no_control_character_stays(text: str) -> None:
+def test_no_control_character_is_printed(text: str) -> None:
     assert is_visible(printable(text))
     assert is_visible(printable_lines(text), besides="\n\t")
     printable_lines(text).encode()
@@ -37,7 +37,7 @@ def test_other_text_stays_as_it_is(text: str) -> None:
     assert printable(text) == printable_lines(text) == printable_json(text) == text
 
 
-def test_what_was_hidden_is_shown_as_its_escape() -> None:
+def test_a_control_character_is_shown_as_its_escape() -> None:
     assert printable("\x1b[31m\n") == r"\x1b[31m\n"
     assert printable_lines("a\r\n\tb\rc") == "a\n\tb" + r"\rc"
 
@@ -50,5 +50,5 @@ def test_a_line_of_json_means_the_same(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [UserError, ServiceError])
-def test_a_message_of_ours_shows_what_it_quotes(kind: type[Exception]) -> None:
+def test_an_error_message_shows_the_hidden_characters_that_it_quotes(kind: type[Exception]) -> None:
     assert is_visible(str(kind(f"input.path: {HOSTILE}")))

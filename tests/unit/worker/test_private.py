@@ -29,7 +29,7 @@ def lax() -> Iterator[None]:
 
 @pytest.mark.usefixtures("lax")
 @pytest.mark.parametrize("make", [own_folder, lambda path: new_folder(path, "a-")])
-def test_what_is_made_is_this_users_alone_whatever_the_umask(tmp_path: Path, make: object) -> None:
+def test_a_made_folder_is_private_whatever_the_umask(tmp_path: Path, make: object) -> None:
     assert callable(make)
     made = make(tmp_path / "new" / "folder")
     assert mode(made) == 0o700
@@ -40,7 +40,7 @@ def test_two_new_folders_differ_in_name(tmp_path: Path) -> None:
     assert new_folder(tmp_path, "a-") != new_folder(tmp_path, "a-")
 
 
-def test_an_own_folder_is_used_again_and_closed(tmp_path: Path) -> None:
+def test_an_own_folder_is_reused_and_made_private(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir(0o755)
     (tmp_path / "own" / "kept").touch()
     assert own_folder(tmp_path / "own") == tmp_path / "own"
@@ -84,7 +84,7 @@ def test_a_link_counts_as_where_it_leads(tmp_path: Path) -> None:
 
 @ROOT_ONLY
 @pytest.mark.parametrize("what", ["folder", "parent", "link"])
-def test_what_another_user_owns_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, what: str) -> None:
     (tmp_path / "above" / "own").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "above" / "own")
     theirs = {"folder": "above/own", "parent": "above", "link": "link"}[what]
@@ -96,7 +96,7 @@ def test_what_another_user_owns_is_refused(tmp_path: Path, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["file", "link", "readable", "absent"])
-def test_only_a_closed_folder_is_ours(tmp_path: Path, what: str) -> None:
+def test_only_a_private_folder_is_ours(tmp_path: Path, what: str) -> None:
     (tmp_path / "file").touch(0o600)
     (tmp_path / "closed").mkdir(0o700)
     (tmp_path / "link").symlink_to(tmp_path / "closed")

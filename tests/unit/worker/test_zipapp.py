@@ -1,4 +1,4 @@
-"""What is run is what was submitted, wherever it lies and whatever lies around it."""
+"""Only the worker that was submitted runs, wherever its file is and whatever is beside it."""
 
 from __future__ import annotations
 

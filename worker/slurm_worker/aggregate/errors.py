@@ -12,9 +12,7 @@ class AggregationError(UserError):
 class Misfit(Exception):
     """A value does not fit its column; the caller adds which item has it.
 
-    Args:
-        path: the column, and the path to the value inside it.
-        found: what was found there, to read after "has" or "holds".
+    `path` is the column, and the path inside it; `found` is read after "has" or "holds".
     """
 
     def __init__(self, path: str, found: str) -> None:

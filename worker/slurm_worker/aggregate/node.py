@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from slurm_worker.aggregate.columns.types import ColumnType, parse_schema
+from slurm_worker.aggregate.columns.types import ColumnType
 from slurm_worker.aggregate.dataset.folder import DatasetFolder
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.aggregation import inputs_sha256
-from slurm_worker.aggregate.job.merge import PartMerger, groups_of, infer
+from slurm_worker.aggregate.job.merge import PartMerger, groups_of, schema_of
 from slurm_worker.aggregate.job.parts import PartReader
-from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart, RoundSummary
+from slurm_worker.aggregate.job.plan import PART_FIELDS, ROWS, Plan, PlannedPart, RoundSummary
 from slurm_worker.aggregate.job.publish import read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ErrorClass, ItemError, UserError
@@ -31,20 +31,14 @@ from slurm_worker.protocol.keys import JobId, TaskId
 from slurm_worker.protocol.paths import JobPaths, version_name
 from slurm_worker.protocol.ports import ObjectStore
 
-#: The end of the name of the folder in which nodes write.
-_NODES = "nodes"
-
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A merge as work for several nodes: `params` for all files, and one item for each.
+    """A merge as work for several nodes."""
 
-    `inputs` is the digest of everything that goes into the dataset.
-    """
-
-    inputs: str
-    params: dict[str, Any]
-    items: list[dict[str, Any]]
+    inputs: str  #: digest of everything that goes into the dataset
+    params: dict[str, Any]  #: for all files
+    items: list[dict[str, Any]]  #: one for each file
 
 
 def split(
@@ -63,32 +57,32 @@ def split(
             "aggregate.sort_by, .partition_by: sorting needs all rows in one place; set "
             "aggregate.where to local"
         )
-    declared = None if options.schema is None else parse_schema(options.schema)
     store = JobStore(objects, paths)
-    base = read_published(objects, paths)
+    base = read_published(objects, paths).manifest
     reader = PartReader(store, options.memory)
     with Plan(store, expected, scratch) as plan:
         inputs = inputs_sha256(plan, options)
-        if base.if_made_of(inputs, objects) is not None:
+        if base.is_of(inputs, objects):
             return None
-        columns = infer(reader, plan) if declared is None else declared
+        columns = schema_of(reader, plan, options)
         merger = PartMerger(reader, columns, options)
-        items = [_item(parts, merger) for parts in groups_of(plan, ROWS, options)]
+        # One file each, whose name is its key.
+        items = [
+            {
+                "id": merger.file_name(merger.group(parts)),
+                "parts": [[of.task, of.ok, *PART_FIELDS(of.part)] for of in parts],
+            }
+            for parts in groups_of(plan, ROWS, options)
+        ]
     params = {
         "job": paths.job,
         "prefix": paths.prefix,
-        "folder": paths.dataset_of(version_name(base.number + 1, inputs, _NODES)),
+        "folder": paths.dataset_of(version_name(base.number + 1, inputs, "nodes")),
         "options": asdict(options),
         "columns": {name: column.to_list() for name, column in columns.items()},
         "pyarrow": pa.__version__,
     }
     return Split(inputs, params, items)
-
-
-def _item(parts: Sequence[PlannedPart], merger: PartMerger) -> dict[str, Any]:
-    """One file, as JSON; its name is its key."""
-    raw = [[planned.task, planned.ok, *astuple(planned.part)] for planned in parts]
-    return {"id": merger.file_name(parts), "parts": raw}
 
 
 def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -106,9 +100,8 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
             "aggregate.requirements",
         )
     # Tuples are lists in JSON.
-    raw: dict[str, Any] = params["options"]
-    lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
-    options = AggregateOptions(**{**raw, **lists})
+    lists = {n: tuple(value) for n, value in params["options"].items() if isinstance(value, list)}
+    options = AggregateOptions(**{**params["options"], **lists})
     columns = {name: ColumnType.from_list(raw) for name, raw in params["columns"].items()}
     objects = context.objects(params["bucket"])
     store = JobStore(objects, JobPaths(params["prefix"], JobId(params["job"])))
@@ -119,6 +112,6 @@ def merge_file(item: Mapping[str, Any], context: Context) -> dict[str, Any]:
     target = DatasetFolder(objects, folder, path, context.logger.info)
     try:
         merger = PartMerger(PartReader(store, options.memory), columns, options)
-        return asdict(merger.merge_file(parts, target))
+        return asdict(merger.write_file(merger.group(parts), target))
     except AggregationError as error:
         raise ItemError(ErrorClass.BAD_INPUT, str(error)) from error

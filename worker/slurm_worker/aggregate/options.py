@@ -7,20 +7,13 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from slurm_worker.aggregate.columns.types import Schema, TypeName
+from slurm_worker.aggregate.columns.types import Schema
 from slurm_worker.errors import UserError
 from slurm_worker.results.parts import KEY_FIELD
 
 _MEBIBYTE = 1 << 20
 #: Types whose values can be written in a folder's name and read back unchanged.
-_PARTITIONS = (
-    TypeName.STRING,
-    TypeName.INT32,
-    TypeName.INT64,
-    TypeName.UINT64,
-    TypeName.BOOL,
-    TypeName.DATE,
-)
+_PARTITIONS = {"string", "int32", "int64", "uint64", "bool", "date"}
 #: Characters that separate folders, or names from values, or that readers treat specially.
 _NO_FOLDER = re.compile(r"[^\w .,+@-]")
 
@@ -62,16 +55,14 @@ class AggregateOptions:
     def check(self, columns: Schema, *, keyed: bool = True) -> None:
         """Check that the columns that the options name exist.
 
-        Args:
-            columns: the schema, without the key's column where there is one.
-            keyed: whether the dataset has a column of keys of its own.
+        A `keyed` dataset has a column of keys of its own, which is not among `columns`.
 
         Raises:
             UserError: naming the option, the column and what to do.
         """
         for name in self.names:
             _check_column("rename", name, columns)
-        named = {self.names.get(name, name): column for name, column in columns.items()}
+        named = self.named(columns)
         if len(named) < len(columns) or (keyed and KEY_FIELD in named):
             raise UserError(
                 "aggregate.rename: two columns would have the same name; choose another name"
@@ -80,7 +71,7 @@ class AggregateOptions:
             _check_column("sort_by", name, [*named, KEY_FIELD] if keyed else named)
         for name in self.partition_by:
             _check_column("partition_by", name, named)
-            if named[name].type_name not in _PARTITIONS:
+            if named[name] not in _PARTITIONS:
                 raise UserError(
                     f"aggregate.partition_by: column {name!r} has type {named[name]}; use a column "
                     "of strings, whole numbers, bools or dates"

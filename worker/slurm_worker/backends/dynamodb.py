@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
@@ -42,13 +42,7 @@ _TAKEN = "TakenItems"
 
 
 class DynamoRows:
-    """`ports.Rows` on a DynamoDB table.
-
-    Args:
-        client: a boto3 DynamoDB client.
-        table: the table's name.
-        clock: observes each reply's ``Date`` header.
-    """
+    """`ports.Rows` on a DynamoDB table; the `clock` observes each reply's ``Date`` header."""
 
     def __init__(self, client: DynamoDBClient, table: str, clock: AwsClock) -> None:
         self._client = client
@@ -71,43 +65,28 @@ class DynamoRows:
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`; one write unit, also when refused."""
-        with self._errors():
-            try:
-                reply = self._client.put_item(
-                    TableName=self._table,
-                    Item={name: _serialize(value) for name, value in row.items()},
-                    ConditionExpression="attribute_not_exists(pk)",
-                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                )
-            except self._client.exceptions.ConditionalCheckFailedException as error:
-                return Refused(self._old_row(error, str(row["pk"]), str(row["sk"])))
-        self._observe(reply)
-        return Applied(row)
+        item = {name: _serialize(value) for name, value in row.items()}
+        missing = {"Item": item, "ConditionExpression": "attribute_not_exists(pk)"}
+        written = self._write(self._client.put_item, str(row["pk"]), str(row["sk"]), missing)
+        return written if isinstance(written, Refused) else Applied(row)
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`; one write unit, also when refused."""
         text = f"{statement.update} {statement.condition}"
         names = {f"#{name}": name for name in _NAMES.findall(text)}
         request: dict[str, Any] = {
-            "TableName": self._table,
             "Key": _key(pk, sk),
             "UpdateExpression": statement.update,
             "ConditionExpression": statement.condition,
             "ExpressionAttributeNames": names,
             "ReturnValues": "ALL_NEW",
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
         }
         if statement.values:
             request["ExpressionAttributeValues"] = {
                 f":{name}": _serialize(value) for name, value in statement.values.items()
             }
-        with self._errors():
-            try:
-                reply = self._client.update_item(**request)
-            except self._client.exceptions.ConditionalCheckFailedException as error:
-                return Refused(self._old_row(error, pk, sk))
-        self._observe(reply)
-        return Applied(_row(reply["Attributes"]))
+        written = self._write(self._client.update_item, pk, sk, request)
+        return written if isinstance(written, Refused) else Applied(_row(written["Attributes"]))
 
     def query(
         self,
@@ -148,12 +127,20 @@ class DynamoRows:
         with self._errors():
             self._client.delete_item(TableName=self._table, Key=_key(pk, sk))
 
-    def _old_row(self, error: ClientError, pk: str, sk: str) -> Row | None:
-        item = cast("dict[str, Any]", error.response).get("Item")
-        if item is not None:
-            return _row(item)
-        # Some emulators ignore ReturnValuesOnConditionCheckFailure; read the row instead.
-        return self.get(pk, sk)
+    def _write(
+        self, send: Callable[..., Mapping[str, Any]], pk: str, sk: str, request: Mapping[str, Any]
+    ) -> Mapping[str, Any] | Refused:
+        with self._errors():
+            try:
+                reply = send(
+                    TableName=self._table, ReturnValuesOnConditionCheckFailure="ALL_OLD", **request
+                )
+            except self._client.exceptions.ConditionalCheckFailedException as error:
+                item = cast("dict[str, Any]", error.response).get("Item")
+                # Some emulators ignore ReturnValuesOnConditionCheckFailure; read the row instead.
+                return Refused(self.get(pk, sk) if item is None else _row(item))
+        self._observe(reply)
+        return reply
 
     def _record_sent(self, **_: object) -> None:
         self._sent.at = boot_time()

@@ -9,16 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore import exceptions as sdk
+from botocore.exceptions import BotoCoreError, ClientError
 
 from slurm_worker.errors import (
     AccessDenied,
@@ -30,11 +22,11 @@ from slurm_worker.errors import (
 )
 
 _OF_CREDENTIALS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    SSOError,
-    TokenRetrievalError,
+    sdk.NoCredentialsError,
+    sdk.PartialCredentialsError,
+    sdk.CredentialRetrievalError,
+    sdk.SSOError,
+    sdk.TokenRetrievalError,
 )
 #: Of DynamoDB (Programming.Errors) and S3 (ErrorResponses).
 _THROTTLED = {
@@ -97,7 +89,7 @@ def settings_explained() -> Iterator[None]:
         yield
     except _OF_CREDENTIALS as error:
         raise UserError(f"aws: {_sentence(error)}", _LOOKED_FOR) from error
-    except ProfileNotFound as error:
+    except sdk.ProfileNotFound as error:
         raise UserError(
             f"aws: {_sentence(error)}",
             "correct the site's aws section or AWS_PROFILE: profiles "

@@ -26,27 +26,21 @@ class RequestKind(str, Enum):
     S3_DELETE = "s3_delete"  #: an object deleted
 
 
-_KINDS = {
-    "dynamodb": {
-        "GetItem": RequestKind.DYNAMO_GET,
-        "Query": RequestKind.DYNAMO_QUERY,
-        "PutItem": RequestKind.DYNAMO_WRITE,
-        "UpdateItem": RequestKind.DYNAMO_WRITE,
-        "DeleteItem": RequestKind.DYNAMO_WRITE,
-    },
-    "s3": {
-        "PutObject": RequestKind.S3_PUT,
-        "CopyObject": RequestKind.S3_PUT,
-        "CreateMultipartUpload": RequestKind.S3_PUT,
-        "UploadPart": RequestKind.S3_PUT,
-        "UploadPartCopy": RequestKind.S3_PUT,
-        "CompleteMultipartUpload": RequestKind.S3_PUT,
-        "ListObjectsV2": RequestKind.S3_LIST,
-        "GetObject": RequestKind.S3_GET,
-        "HeadObject": RequestKind.S3_GET,
-        "HeadBucket": RequestKind.S3_GET,
-        "DeleteObject": RequestKind.S3_DELETE,
-    },
+_OF_LARGE_OBJECTS = (
+    "CreateMultipartUpload",
+    "UploadPart",
+    "UploadPartCopy",
+    "CompleteMultipartUpload",
+)
+#: The operations of each kind; no two services have one of the same name.
+_OPERATIONS = {
+    RequestKind.DYNAMO_WRITE: ("PutItem", "UpdateItem", "DeleteItem"),
+    RequestKind.DYNAMO_GET: ("GetItem",),
+    RequestKind.DYNAMO_QUERY: ("Query",),
+    RequestKind.S3_PUT: ("PutObject", "CopyObject", *_OF_LARGE_OBJECTS),
+    RequestKind.S3_LIST: ("ListObjectsV2",),
+    RequestKind.S3_GET: ("GetObject", "HeadObject", "HeadBucket"),
+    RequestKind.S3_DELETE: ("DeleteObject",),
 }
 
 
@@ -60,10 +54,11 @@ class RequestCounts:
     def watch(self, client: Any) -> None:
         """Count the requests of a boto3 client from now on; operations without a kind are not."""
         service = client.meta.service_model.service_name
-        for operation, kind in _KINDS[service].items():
-            client.meta.events.register(
-                f"before-send.{service}.{operation}", lambda kind=kind, **_: self.count(kind)
-            )
+        for kind, operations in _OPERATIONS.items():
+            for operation in operations:
+                client.meta.events.register(
+                    f"before-send.{service}.{operation}", lambda kind=kind, **_: self.count(kind)
+                )
 
     def count(self, kind: RequestKind) -> None:
         """Count one request."""

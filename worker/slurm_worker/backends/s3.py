@@ -22,6 +22,12 @@ from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+CLIENT_CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": 5},
+    connect_timeout=3,
+    read_timeout=30,
+    max_pool_connections=32,
+)
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
 #: The store does not know ``If-Match``.
@@ -197,25 +203,14 @@ def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = N
     """
     with settings_explained():
         chosen = session or boto3.Session()
-        client: S3Client = chosen.client(
-            "s3", endpoint_url=endpoint_url, config=_client_config(False)
-        )
+        client: S3Client = chosen.client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
         if not is_aws(client):
             # Other stores seldom support bucket names in the host name.
-            client = chosen.client("s3", endpoint_url=endpoint_url, config=_client_config(True))
+            config = CLIENT_CONFIG.merge(Config(s3={"addressing_style": "path"}))
+            client = chosen.client("s3", endpoint_url=endpoint_url, config=config)
     return client
 
 
 def is_aws(client: S3Client) -> bool:
     """Whether a client's store is AWS, not another store with the S3 API."""
     return "amazonaws.com" in client.meta.endpoint_url
-
-
-def _client_config(path_style: bool) -> Config:
-    return Config(
-        retries={"mode": "standard", "total_max_attempts": 5},
-        connect_timeout=3,
-        read_timeout=30,
-        max_pool_connections=32,
-        s3={"addressing_style": "path"} if path_style else {},
-    )

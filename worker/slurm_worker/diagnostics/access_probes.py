@@ -9,20 +9,13 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import (
-    AccessDenied,
-    ServiceError,
-    UserError,
-    describe,
-    problem_and_fix,
-)
-from slurm_worker.protocol import keys
-from slurm_worker.protocol.keys import JobId
+from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe, problem_and_fix
+from slurm_worker.protocol.keys import JobId, job_pk
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.statements import jobs as job_statements
@@ -36,14 +29,11 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class AccessProbe:
-    """One action, by its IAM name, and the service's error; empty where it is allowed.
+    """One action, tried."""
 
-    The fix is the error's own, and often empty.
-    """
-
-    action: str
-    error: str = ""
-    fix: str = ""
+    action: str  #: by its IAM name
+    error: str = ""  #: the service's; empty where the action is allowed
+    fix: str = ""  #: the error's own, and often empty
 
 
 def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
@@ -51,16 +41,14 @@ def probe_table(rows: Rows, unique: str) -> list[AccessProbe]:
 
     Stops at the first error that is not a missing permission: the next actions would fail too.
     """
-    pk, sk = keys.job_pk(PROBE_JOB), f"TRIAL#{unique}"
+    pk, sk = job_pk(PROBE_JOB), f"TRIAL#{unique}"
     tried = job_statements.set_config("tried")
     return _run(
-        [
-            ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
-            ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
-            ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
-            ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, tried)),
-            ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
-        ]
+        ("dynamodb:PutItem", lambda: rows.put_new({"pk": pk, "sk": sk, "config": ""})),
+        ("dynamodb:GetItem", lambda: rows.get(pk, sk)),
+        ("dynamodb:Query", lambda: list(rows.query(pk, limit=1))),
+        ("dynamodb:UpdateItem", lambda: rows.update(pk, sk, tried)),
+        ("dynamodb:DeleteItem", lambda: rows.delete(pk, sk)),
     )
 
 
@@ -68,13 +56,11 @@ def probe_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[AccessP
     """Try each action that workers and coordinator need in the bucket; see `probe_table`."""
     key = JobPaths(prefix, PROBE_JOB).probe(unique)
     return _run(
-        [
-            # First, as some stores create a bucket of any name that is written to.
-            ("s3:ListBucket", lambda: list(objects.list(key))),
-            ("s3:PutObject", lambda: objects.put(key, b"tried")),
-            ("s3:GetObject", lambda: objects.get(key)),
-            ("s3:DeleteObject", lambda: objects.delete(key)),
-        ]
+        # First, as some stores create a bucket of any name that is written to.
+        ("s3:ListBucket", lambda: list(objects.list(key))),
+        ("s3:PutObject", lambda: objects.put(key, b"tried")),
+        ("s3:GetObject", lambda: objects.get(key)),
+        ("s3:DeleteObject", lambda: objects.delete(key)),
     )
 
 
@@ -119,7 +105,7 @@ def _headers_of(url: str, timeout_s: float) -> tuple[float, Message, float]:
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _run(steps: Sequence[tuple[str, Callable[[], object]]]) -> list[AccessProbe]:
+def _run(*steps: tuple[str, Callable[[], object]]) -> list[AccessProbe]:
     probes = []
     for action, step in steps:
         try:

@@ -20,12 +20,8 @@ from typing import Any
 from slurm_worker import __version__
 from slurm_worker.backends import dynamodb, s3
 from slurm_worker.backends.clock import AwsClock
-from slurm_worker.diagnostics.access_probes import (
-    AccessProbe,
-    clock_ahead,
-    probe_bucket,
-    probe_table,
-)
+from slurm_worker.diagnostics import access_probes
+from slurm_worker.diagnostics.access_probes import AccessProbe
 from slurm_worker.errors import ServiceError, problem_and_fix
 from slurm_worker.private import check_folder
 from slurm_worker.protocol.keys import split_s3_uri
@@ -36,13 +32,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     """The document; its names are stable.
 
-    ``fixes`` has what to do about an error that says so, by action, and of ``clock_error`` as
-    ``clock``.
-
-    Args:
-        scratch: the node-local folder that a worker would use.
-        table: of the site; empty for none.
-        uri: the S3 address below which jobs are stored; empty for none.
+    `scratch` is the node-local folder that a worker would use; jobs are stored below `uri` on S3.
+    Without `table` or `uri` nothing is tried there. ``fixes`` has what to do about an error that
+    says so, by action, and of ``clock_error`` as ``clock``.
     """
     found: dict[str, Any] = {
         "worker": __version__,
@@ -58,15 +50,15 @@ def examine(scratch: Path, table: str, uri: str) -> dict[str, Any]:
     if table:
         client = dynamodb.dynamo_client()
         rows = dynamodb.DynamoRows(client, table, AwsClock())
-        found["table"] = _errors(probe_table(rows, unique), fixes)
+        found["table"] = _errors(access_probes.probe_table(rows, unique), fixes)
         try:
-            found["clock_ahead_s"] = clock_ahead(client.meta.endpoint_url)
+            found["clock_ahead_s"] = access_probes.clock_ahead(client.meta.endpoint_url)
         except ServiceError as error:
             found["clock_error"], fixes["clock"] = problem_and_fix(error)
     if uri:
         bucket, prefix = split_s3_uri(uri, "--objects")
         objects = s3.S3Objects(s3.s3_client(), bucket)
-        found["bucket"] = _errors(probe_bucket(objects, prefix, unique), fixes)
+        found["bucket"] = _errors(access_probes.probe_bucket(objects, prefix, unique), fixes)
     return {**found, "fixes": fixes} if fixes else found
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from slurm_worker.errors import ErrorClass, ItemError, describe
 from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner
 from slurm_worker.execution.context import Context
+from slurm_worker.execution.flight_recorder import SEVERAL
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
@@ -38,10 +40,8 @@ class AsyncRunner(Runner):
     async def _run(
         self, items: TaskItems, todo: Iterator[int], attempt: int, journal: Journal
     ) -> None:
-        lanes = [
-            asyncio.create_task(self._lane(items, todo, attempt, journal))
-            for _ in range(self._concurrency)
-        ]
+        lane = partial(self._lane, items, todo, attempt, journal)
+        lanes = [asyncio.create_task(lane()) for _ in range(self._concurrency)]
         watch = asyncio.create_task(self._watch(lanes, journal))
         try:
             await asyncio.gather(*lanes)
@@ -49,8 +49,8 @@ class AsyncRunner(Runner):
             pass  # `_watch` cancels the calls when the worker stops; none of them has an outcome
         finally:
             watch.cancel()
-            for lane in lanes:
-                lane.cancel()
+            for running in lanes:
+                running.cancel()
             await asyncio.gather(*lanes, watch, return_exceptions=True)
 
     async def _watch(self, lanes: list[asyncio.Task[None]], journal: Journal) -> None:
@@ -66,10 +66,8 @@ class AsyncRunner(Runner):
         """Run one item after the other until none is left."""
         calls = self._calls
         for position in todo:
-            if self._concurrency == 1:
-                calls.recorder.item(position, calls.clock.boot_time())
-            else:
-                calls.recorder.several(self._concurrency, calls.clock.boot_time())
+            only = position if self._concurrency == 1 else SEVERAL
+            calls.recorder.items(only, self._concurrency, calls.clock.boot_time())
             outcome = await self._item(position, items, attempt)
             if outcome is None:
                 return
@@ -89,8 +87,7 @@ class AsyncRunner(Runner):
             except NOT_THE_ITEM:
                 raise
             except RAISED as error:
-                wait_s = calls.again_in(error, tries)
-                if wait_s is None:
+                if (wait_s := calls.again_in(error, tries)) is None:
                     return calls.failed(position, items, error, tries)
             for seconds in calls.pauses(wait_s):
                 await asyncio.sleep(seconds)

@@ -13,6 +13,7 @@ from typing import Any
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.execution.calls import NOT_THE_ITEM, Calls, Runner
 from slurm_worker.execution.context import Context
+from slurm_worker.execution.flight_recorder import SEVERAL
 from slurm_worker.execution.handler import RAISED
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
@@ -39,22 +40,15 @@ class BatchRunner(Runner):
                 return
 
     def _batch(self, items: TaskItems, positions: Sequence[int], attempt: int) -> Iterator[Outcome]:
-        """The outcome of each item of one batch.
-
-        Raises:
-            Stopped: if the worker stops before there is any.
-        """
+        """The outcome of each item of one batch; raises `Stopped` if the worker stops before."""
         calls = self._calls
         tries = 0
         while True:
             if calls.stopping():
                 raise Stopped
             tries += 1
-            now = calls.clock.boot_time()
-            if len(positions) == 1:
-                calls.recorder.item(positions[0], now)
-            else:
-                calls.recorder.several(len(positions), now)
+            only = positions[0] if len(positions) == 1 else SEVERAL
+            calls.recorder.items(only, len(positions), calls.clock.boot_time())
             try:
                 results = self._call(items, positions, attempt)
             except (*NOT_THE_ITEM, Stopped):
@@ -84,11 +78,9 @@ class BatchRunner(Runner):
         batch = [items.take(position) for position in positions]
         given = list(batch)
         context = Context(calls.resources, items.keys[positions[0]], attempt)
-        results = calls.handler.handle(given, context)
-        if not isinstance(results, list | tuple) or len(results) != len(positions):
-            found = (
-                f"{len(results)}" if isinstance(results, list | tuple) else type(results).__name__
-            )
+        results: Sequence[object] = calls.handler.handle(given, context)
+        found = len(results) if isinstance(results, list | tuple) else type(results).__name__
+        if found != len(positions):
             raise ItemError(
                 ErrorClass.HANDLER_BUG,
                 f"the batch handler returned {found} for {len(positions)} items; return a list "

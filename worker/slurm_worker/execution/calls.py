@@ -13,17 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slurm_worker.errors import (
-    TRANSIENT,
-    ErrorClass,
-    FatalError,
-    ItemError,
-    ServiceError,
-    classify,
-    describe,
-    place_of,
-    retry_after_of,
-)
+from slurm_worker import errors
+from slurm_worker.errors import ErrorClass, FatalError, ItemError, ServiceError, classify, describe
 from slurm_worker.execution.context import Context, HandlerResources
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import RAISED, Handler
@@ -55,7 +46,7 @@ class Calls:
 
     handler: Handler
     resources: HandlerResources
-    job: JobConfig  #: has the rules for errors
+    job: JobConfig
     stopping: Callable[[], bool]  #: true once no more items may start
     clock: Clock
     rng: random.Random  #: jitter
@@ -77,10 +68,10 @@ class Calls:
     def again_in(self, error: BaseException, tries: int) -> float | None:
         """Seconds to wait before another try after so many tries; None for no other try."""
         error_class = classify(error, self.job.rules)
-        retry_after = retry_after_of(error)
+        retry_after = errors.retry_after_of(error)
         if error_class is ErrorClass.RATE_LIMITED:
             self.throttle.penalize(retry_after)
-        if error_class in TRANSIENT and tries < self.config.tries and not self.stopping():
+        if error_class in errors.TRANSIENT and tries < self.config.tries and not self.stopping():
             # Full jitter, after "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
             ceiling = min(self.config.max_backoff_s, self.config.backoff_s * 2 ** (tries - 1))
             least = min(retry_after or 0.0, MOST_RETRY_AFTER_S)
@@ -106,27 +97,19 @@ class Calls:
         A handler's bug is logged with its place; the first at each place with its traceback.
         """
         error_class, message = classify(error, self.job.rules), describe(error)
-        details: dict[str, object] = {}
+        key, item, now = items.keys[position], items.text(position), self.clock.now()
+        details: dict[str, object] = {"item": key, "error_class": error_class.value}
+        details["error"] = message
         bug = error_class is ErrorClass.HANDLER_BUG
-        place = place_of(error, self.handler.folder) if bug else ""
+        place = errors.place_of(error, self.handler.folder) if bug else ""
         if place:
             details["place"] = place
             if place not in self._places:
                 self._places.add(place)
                 details["exc_info"] = error
-        key = items.keys[position]
-        self.resources.logger.warning(
-            ITEM_FAILED, item=key, error_class=error_class.value, error=message, **details
-        )
+        self.resources.logger.warning(ITEM_FAILED, **details)
         return error_outcome(
-            position,
-            key,
-            error_class,
-            message,
-            place=place,
-            tries=tries,
-            at=self.clock.now(),
-            item=items.text(position),
+            position, key, error_class, message, place=place, tries=tries, at=now, item=item
         )
 
 
@@ -165,18 +148,14 @@ def run_item(
     A further try begins only after the error of the last one was handled. Otherwise Python
     would make that error the context of the new one, which would be classified by it.
     `handle` is called for each try; `failed` is the error of a first try that the caller made.
-
-    Raises:
-        FatalError: if the handler raised one.
-        ServiceError: if a service of ours can't be reached.
+    Raises what `Runner.run` does.
     """
     key = items.keys[position]
     tries, error = 0, failed
     while True:
         if error is not None:
             tries += 1
-            wait_s = calls.again_in(error, tries)
-            if wait_s is None:
+            if (wait_s := calls.again_in(error, tries)) is None:
                 return calls.failed(position, items, error, tries)
             calls.pause(wait_s)
             if calls.stopping():

@@ -17,10 +17,7 @@ from slurm_worker.protocol.ports import Logger, ObjectStore
 
 
 class Fetcher:
-    """Copies S3 objects to a folder on node-local scratch, each once per worker.
-
-    `buckets` gives the store of a bucket.
-    """
+    """Copies S3 objects from `buckets` to a folder on node-local scratch, each once per worker."""
 
     def __init__(self, buckets: Callable[[str], ObjectStore], folder: Path) -> None:
         self.buckets = buckets
@@ -28,11 +25,7 @@ class Fetcher:
         self._lock = threading.Lock()
 
     def fetch(self, uri: str) -> Path:
-        """A local copy of ``s3://bucket/key``.
-
-        Raises:
-            ItemError: ``not_found`` if there is none, ``auth`` if it may not be read.
-        """
+        """See `Context.fetch`."""
         bucket, key = split_s3_uri(uri)
         name = hashlib.sha256(uri.encode()).hexdigest()[:16]
         target = self._folder / f"{name}-{Path(key).name}"
@@ -52,13 +45,10 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class HandlerResources:
-    """The part of the context that is the same for all items of a worker; see `Context`.
-
-    `params` is JSON text.
-    """
+    """The part of the context that is the same for all items of a worker; see `Context`."""
 
     job: str
-    params: str
+    params: str  #: JSON text
     logger: Logger
     scratch: Path
     fetcher: Fetcher
@@ -67,19 +57,14 @@ class HandlerResources:
 
 
 class Context:
-    """What a handler gets beside the item.
-
-    Attributes:
-        key: the item's key; empty in ``setup`` and ``teardown``.
-        attempt: the number of this attempt at the item's task.
-    """
+    """What a handler gets beside the item."""
 
     __slots__ = ("_params", "_resources", "attempt", "key")
 
     def __init__(self, resources: HandlerResources, key: str = "", attempt: int = 0) -> None:
         self._resources = resources
-        self.key = key
-        self.attempt = attempt
+        self.key = key  #: the item's key; empty in ``setup`` and ``teardown``
+        self.attempt = attempt  #: the number of this attempt at the item's task
         self._params: dict[str, Any] | None = None
 
     @property
@@ -118,7 +103,7 @@ class Context:
         return f"{self._resources.job}/{self.key}"
 
     def fetch(self, uri: str) -> Path:
-        """A node-local copy of an S3 object, made once per worker.
+        """A node-local copy of ``s3://bucket/key``, made once per worker.
 
         Raises:
             ItemError: ``not_found`` if there is none, ``auth`` if it may not be read.

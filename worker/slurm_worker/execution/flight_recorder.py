@@ -32,7 +32,8 @@ _LEASE = struct.Struct("<q32s")
 _LEASES_AT = _FORMAT.size + _PROCESS.size
 _SIZE = _LEASES_AT + 4 * _LEASE.size
 _FREE = bytes(_LEASE.size)
-_NOBODY = -1
+#: In place of a position: several items run, or none.
+SEVERAL = -1
 _MOST_BETWEEN_READS_S = 1.0
 
 
@@ -93,8 +94,8 @@ class Recorder:
                 path.write_bytes(bytes(_SIZE))
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), _SIZE)
-        #: (position, number of items, now): what `item` and `several` call, for callers to which
-        #: a call per item costs too much.
+        #: Records which item runs, or `SEVERAL`, how many run, and the time on the boot-time clock.
+        #: Not a method: one more call for each item would cost too much.
         self.items: Callable[[int, int, float], None] = partial(_ITEM.pack_into, self._memory, 0)
         self._lock = threading.Lock()
         #: When something here last waited on purpose, in seconds on the boot-time clock.
@@ -112,17 +113,9 @@ class Recorder:
         """The process no longer has this lease, or is about to give it back."""
         self._replace(_LEASE.pack(attempt, task.encode()), _FREE)
 
-    def task(self, task: str, attempt: int) -> None:
-        """A task begins."""
-        _FORMAT.pack_into(self._memory, 0, _NOBODY, 0, 0.0, attempt, task.encode())
-
-    def item(self, position: int, now: float) -> None:
-        """The process runs this item and no other, `now` on the boot-time clock."""
-        self.items(position, 1, now)
-
-    def several(self, count: int, now: float) -> None:
-        """The process runs several items."""
-        self.items(_NOBODY, count, now)
+    def task(self, task: str = "", attempt: int = 0) -> None:
+        """A task begins; without one, the items of the last have run."""
+        _FORMAT.pack_into(self._memory, 0, SEVERAL, 0, 0.0, attempt, task.encode())
 
     def waits(self, now: float) -> None:
         """Something waits on purpose, for a token or before another try: that is not a hang."""
@@ -133,28 +126,15 @@ class Recorder:
         """Record after how long the process must be taken to hang."""
         _LIMITS.pack_into(self._memory, _FORMAT.size, item_s, stall_s)
 
-    def idle(self) -> None:
-        """The task's items are done."""
-        self.task("", 0)
-
     def read(self) -> Record:
         """What was written last."""
         position, running, since, attempt, task = _FORMAT.unpack_from(self._memory, 0)
         item_s, stall_s, owner = _PROCESS.unpack_from(self._memory, _FORMAT.size)
+        only = None if position == SEVERAL or not since else position
+        found = _LEASE.iter_unpack(self._memory[_LEASES_AT:])
+        leases = tuple((_text(of), number) for number, of in found if number)
         return Record(
-            _text(task),
-            attempt,
-            _text(owner),
-            None if position == _NOBODY or not since else position,
-            running,
-            since,
-            item_s,
-            stall_s,
-            tuple(
-                (_text(task), attempt)
-                for attempt, task in _LEASE.iter_unpack(self._memory[_LEASES_AT:])
-                if attempt
-            ),
+            _text(task), attempt, _text(owner), only, running, since, item_s, stall_s, leases
         )
 
     def _replace(self, old: bytes, new: bytes) -> None:

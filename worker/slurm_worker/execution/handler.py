@@ -25,15 +25,9 @@ from typing import Any
 
 from slurm_worker.decorators import BATCH_MARK
 from slurm_worker.errors import UserError, describe
+from slurm_worker.execution import signatures
 from slurm_worker.execution.context import Context, HandlerResources
-from slurm_worker.execution.signatures import (
-    NotCallable,
-    accepting_context,
-    accepting_context_only,
-    check_kind,
-    context_passing_of,
-    is_coroutine,
-)
+from slurm_worker.execution.signatures import NotCallable, check_kind, is_coroutine
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
@@ -83,22 +77,27 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     asynchronous = is_coroutine(handle)
     if size and asynchronous:
         raise UserError("handler: a batch handler can't be async; make it a plain function")
+    try:
+        check_kind(handle)
+        how = signatures.context_passing_of(handle)
+        handle = signatures.accepting_context(handle, how)
+    except NotCallable as error:
+        name = f"plugin: {config.plugin!r}" if config.plugin else f"entry: {config.entry!r}"
+        raise UserError(f"handler.{name} {error}") from error
+    if folder is None and (file := getattr(module, "__file__", None)):
+        folder = Path(file).parent
     return Handler(
-        _called_with_context(handle, config),
+        handle,
         HandlerKind.BATCH if size else HandlerKind.ASYNC if asynchronous else HandlerKind.ITEM,
         size or 1,
         _around(module, "setup"),
         _around(module, "teardown"),
-        str(folder) if folder else _folder_of(module),
+        str(folder or ""),
     )
 
 
 def set_up(handler: Handler, resources: HandlerResources) -> HandlerResources:
-    """Call the handler's ``setup``; the resources with what it returned as ``state``.
-
-    Raises:
-        UserError: if it fails.
-    """
+    """Call the handler's ``setup``: what it returned is ``state``. A UserError if it fails."""
     if handler.setup is None:
         return resources
     try:
@@ -114,10 +113,9 @@ def set_up(handler: Handler, resources: HandlerResources) -> HandlerResources:
 
 def tear_down(handler: Handler, resources: HandlerResources) -> None:
     """Call the handler's ``teardown``; its failure loses nothing and is logged."""
-    if handler.teardown is None:
-        return
     try:
-        handler.teardown(Context(resources))
+        if handler.teardown is not None:
+            handler.teardown(Context(resources))
     except RAISED as error:
         resources.logger.error("teardown failed", error=describe(error), exc_info=error)
 
@@ -169,15 +167,6 @@ def _unpack(digest: str, objects: ObjectStore, paths: JobPaths, scratch: Path) -
     return folder
 
 
-def _called_with_context(handle: Callable[..., Any], config: HandlerConfig) -> Callable[..., Any]:
-    try:
-        check_kind(handle)
-        return accepting_context(handle, context_passing_of(handle))
-    except NotCallable as error:
-        name = f"plugin: {config.plugin!r}" if config.plugin else f"entry: {config.entry!r}"
-        raise UserError(f"handler.{name} {error}") from error
-
-
 def _around(module: ModuleType, name: str) -> Callable[[Context], object] | None:
     """The module's ``setup`` or ``teardown``, called by a handler's rule, without an item."""
     function = getattr(module, name, None)
@@ -188,14 +177,9 @@ def _around(module: ModuleType, name: str) -> Callable[[Context], object] | None
             check_kind(function)
         if is_coroutine(function):
             raise NotCallable("is a coroutine function; make it a plain function")
-        return accepting_context_only(function)
+        return signatures.accepting_context_only(function)
     except NotCallable as error:
         raise UserError(f"handler: {name} of module {module.__name__!r} {error}") from error
-
-
-def _folder_of(module: ModuleType) -> str:
-    file = getattr(module, "__file__", None)
-    return str(Path(file).parent) if file else ""
 
 
 def _function(entry: str) -> tuple[ModuleType, Callable[..., Any]]:

@@ -17,6 +17,7 @@ from slurm_worker.execution.async_runner import AsyncRunner
 from slurm_worker.execution.batch_runner import BatchRunner
 from slurm_worker.execution.calls import CHECK_S, NOT_THE_ITEM, Calls, ItemTimeout, Runner, run_item
 from slurm_worker.execution.context import Context
+from slurm_worker.execution.flight_recorder import SEVERAL
 from slurm_worker.execution.handler import RAISED, HandlerKind
 from slurm_worker.protocol.slices import TaskItems
 from slurm_worker.rate_limits.limiter import Stopped
@@ -131,7 +132,7 @@ class ThreadRunner(Runner):
                 mine = _Running(position)
                 future = self._pool.submit(call, self._call, mine, items, attempt)
                 running[future] = mine
-            calls.recorder.several(len(running), calls.clock.boot_time())
+            calls.recorder.items(SEVERAL, len(running), calls.clock.boot_time())
             done, _ = wait(running, timeout=self._due_in_s(running), return_when=FIRST_COMPLETED)
             for future in done:
                 del running[future]

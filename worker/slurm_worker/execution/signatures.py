@@ -31,11 +31,7 @@ class NotCallable(ValueError):
 
 
 def check_kind(function: object) -> None:
-    """Refuse what returns no result when it is called with an item.
-
-    Raises:
-        NotCallable: if it is a class, a generator function or not callable.
-    """
+    """Raise a `NotCallable` for a class, a generator function and what is not callable."""
     if inspect.isclass(function):
         raise NotCallable("is a class; name a function")
     if not callable(function):
@@ -55,11 +51,7 @@ def is_coroutine(function: Callable[..., Any]) -> bool:
 
 
 def context_passing_of(function: Callable[..., Any]) -> ContextPassing:
-    """How a handler in a file receives the context; see `context_passing`.
-
-    Raises:
-        NotCallable: if it can't be called like that.
-    """
+    """How a handler in a file receives the context; see `context_passing`."""
     found = _signatures(function)
     if found is None:
         return ContextPassing.SECOND
@@ -122,10 +114,8 @@ def accepting_context(function: Callable[..., Any], how: ContextPassing) -> Call
 def accepting_context_only(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that is called without an item, as one that is called ``f(context)``.
 
-    A parameter named ``context``, or a first one without a default, receives the context.
-
-    Raises:
-        NotCallable: if it can't be called like that.
+    A parameter named ``context``, or a first one without a default, receives the context. Raises
+    a `NotCallable` if it can't be called like that.
     """
     found = _signatures(function)
     if found is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
@@ -15,13 +16,11 @@ _CHECK_S = 0.5
 
 
 class TokenThrottle:
-    """Takes tokens of several limits.
+    """Takes tokens of several limits, until `stopping` is true.
 
     A token of one limit may expire before that of another limit comes. So all are taken, and
     all are checked again right before sending. An expired one is discarded and taken again,
-    which wastes its slot and never exceeds the limit.
-
-    `stopping` returns true once no more items may start. `recorder` gets a mark while items wait
+    which wastes its slot and never exceeds the limit. The `recorder` gets a mark while items wait
     for tokens, which may last until tomorrow.
     """
 
@@ -33,8 +32,7 @@ class TokenThrottle:
         recorder: Recorder | None = None,
     ) -> None:
         self._limiters = {limiter.config.name: limiter for limiter in limiters}
-        self._clock = clock
-        self._stopping = stopping
+        self._clock, self._stopping = clock, stopping
         self._recorder = recorder or Recorder()
 
     @property
@@ -84,7 +82,7 @@ class TokenThrottle:
 
     def numbers(self) -> dict[str, object]:
         """What the limits were used for, for the log."""
-        used = {name: limiter.counts.to_dict() for name, limiter in self._limiters.items()}
+        used = {name: asdict(limiter.counts) for name, limiter in self._limiters.items()}
         return {"limits": used} if used else {}
 
     def _missing(self, tokens: dict[RateLimiter, Token], name: str | None) -> list[RateLimiter]:

@@ -15,14 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from slurm_worker.errors import (
-    ErrorClass,
-    InvalidRequest,
-    ServiceError,
-    UserError,
-    classify,
-    describe,
-)
+from slurm_worker import errors
+from slurm_worker.errors import ErrorClass, InvalidRequest, ServiceError, UserError, describe
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.heartbeat import Heartbeat, HeldLease
 from slurm_worker.protocol import keys
@@ -39,18 +33,18 @@ from slurm_worker.results.parts import Columns, error_outcome, make_part
 _CRASH_TEXT = {
     ErrorClass.TIMEOUT: "the handler did not return, and its process had to be killed",
     ErrorClass.OUT_OF_MEMORY: "the handler ran its process out of memory, again and again",
+    ErrorClass.WORKER_CRASH: "the handler killed its process, again and again",
 }
-_OTHER_CRASH_TEXT = "the handler killed its process, again and again"
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A lease whose items are here; `restored` are the outcomes to start from."""
+    """A lease whose items are here."""
 
     held: HeldLease
     items: TaskItems
     checkpoints: Checkpoints
-    restored: list[Outcome] = field(default_factory=list)
+    restored: list[Outcome] = field(default_factory=list)  #: the outcomes to start from
 
     @property
     def lease(self) -> Lease:
@@ -72,14 +66,10 @@ class Attempts:
     def __init__(
         self, context: NodeContext, heartbeat: Heartbeat, columns: Columns | None = None
     ) -> None:
-        self._context = context
-        self._config = context.config
-        self._store = context.store
-        self._table = context.table
-        self._logger = context.logger
-        self._requests = context.requests
-        self._heartbeat = heartbeat
-        self._columns = columns
+        self._context, self._config = context, context.config
+        self._store, self._table = context.store, context.table
+        self._logger, self._requests = context.logger, context.requests
+        self._heartbeat, self._columns = heartbeat, columns
 
     def open(self, lease: Lease) -> Attempt | None:
         """Fetch the task's items; None if there is nothing to run.
@@ -87,20 +77,16 @@ class Attempts:
         Raises:
             ServiceError: if a service can't be reached; the lease was given back.
         """
-        held = self._heartbeat.hold(lease)
+        held, attempt = self._heartbeat.hold(lease), None
         try:
             attempt = self._open(held)
-        except UserError as error:
-            self.give_up(held, error)
-            return None
-        except ServiceError as error:
-            self.give_back(held, error)
-            raise
-        except BaseException:
-            self._heartbeat.drop(held)
-            raise
-        if attempt is None:
-            self._heartbeat.drop(held)
+        except (UserError, ServiceError) as error:
+            self.abandon(held, error)
+            if not isinstance(error, UserError):
+                raise
+        finally:
+            if attempt is None:
+                self._heartbeat.drop(held)
         return attempt
 
     def _open(self, held: HeldLease) -> Attempt | None:
@@ -111,8 +97,7 @@ class Attempts:
             return None
         if lease.row.winner and not self._config.conditional_put:
             # ... or won the row's decision and died before its marker was published.
-            row = lease.row
-            self._finish(lease, self._store.publish(row.task, row.winner, row.where))
+            self._finish(lease, self._store.publish(lease.task, lease.row.winner, lease.row.where))
             return None
         if lease.to_bisect(self._config.lease.max_lost):
             self._bisect(lease)
@@ -158,13 +143,12 @@ class Attempts:
     def release(self, attempt: Attempt, worked_s: float = 0.0) -> None:
         """Give the lease back, with a checkpoint of what is journaled where that saves work."""
         held = attempt.held
-        if held.journal is not None and attempt.checkpoints.worth_saving(worked_s):
+        if held.journal is not None and attempt.checkpoints.due(worked_s, released=True):
             try:
                 held.save()
             except (ServiceError, OSError, sqlite3.Error) as error:
                 # The work is lost then; the task is still free for another worker.
                 self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
-        held.stop()
         # Not renewed from here on: if the request fails and this process ends, it runs out.
         self._heartbeat.drop(held)
         requests = self._requests.take()
@@ -181,18 +165,6 @@ class Attempts:
         if not self._table.release(held.lease, held.checkpoint_ref, total):
             self._requests.put_back(requests)
 
-    def give_back(self, held: HeldLease, error: ServiceError) -> None:
-        """A service failed: the task is free for other workers at once, and is not to blame.
-
-        Except where the service can never do such a request, as for a part that is too large:
-        then the lease runs out, which counts, so that the task is bisected.
-        """
-        held.stop()
-        if isinstance(error, InvalidRequest):
-            self._heartbeat.drop(held)
-        else:
-            self._heartbeat.give_back(held)
-
     def disown(self, row: TaskRow, request: str) -> None:
         """Give back a lease that we may have got without an answer to the request."""
         worker = self._context.identity.worker
@@ -200,28 +172,35 @@ class Attempts:
 
     def discard(self, attempt: Attempt) -> None:
         """Renew the lease no longer: it is lost, or the task is done."""
-        attempt.held.stop()
         self._heartbeat.drop(attempt.held)
         if attempt.held.lost:
             self._logger.warning("the lease was lost", task=attempt.lease.task)
 
-    def give_up(self, held: HeldLease, error: Exception) -> None:
-        """The task can't be run here: write the reason to its row, for a try elsewhere."""
-        lease = held.lease
-        held.stop()
+    def abandon(self, held: HeldLease, error: Exception) -> None:
+        """The task can't be run or committed here: free it for other workers.
+
+        Where a service failed, the task is not to blame. Where the service can never do such a
+        request, as for a part that is too large, the lease runs out, which counts, so that the task
+        is bisected. Any other reason is written to the task's row, for a try elsewhere.
+        """
         self._heartbeat.drop(held)
+        if isinstance(error, InvalidRequest):
+            return
+        if isinstance(error, ServiceError):
+            self._heartbeat.give_back(held)
+            return
+        lease = held.lease
         if isinstance(error, UserError):
             error_class = ErrorClass.BAD_INPUT
         elif isinstance(error, sqlite3.Error):
             # The journal is ours: what SQLite can't do, this node's scratch disk can't.
             error_class = ErrorClass.NODE_FAILURE
         else:
-            error_class = classify(error, self._config.rules)
-        self._logger.error(TASK_FAILED, task=lease.task, error=describe(error), exc_info=error)
+            error_class = errors.classify(error, self._config.rules)
+        message = describe(error)
+        self._logger.error(TASK_FAILED, task=lease.task, error=message, exc_info=error)
         delay = self._context.rng.uniform(0, min(60.0, 2.0 ** (lease.row.tries + 1)))
-        self._heartbeat.write_or_defer(
-            lambda: self._table.fail(lease, error_class, describe(error), delay)
-        )
+        self._heartbeat.write_or_defer(lambda: self._table.fail(lease, error_class, message, delay))
 
     def _marker(self, lease: Lease) -> Marker:
         """A marker of this attempt that counts no items yet."""
@@ -262,11 +241,7 @@ class Attempts:
         return winner
 
     def _finish(self, lease: Lease, winner: Marker) -> None:
-        """Write the winning marker to the row, whichever attempt made it.
-
-        Raises:
-            ForeignMarker: if it is not of the task's items: the row is left as it is.
-        """
+        """Write the marker that won to the row; raises a `ForeignMarker` for one of other items."""
         winner.check(lease.row.where)
         if winner.split:
             self._table.create_halves(lease.row)
@@ -278,38 +253,26 @@ class Attempts:
         """Replace a task that keeps losing its lease by two halves of it."""
         ours = replace(self._marker(lease), split=keys.halves(lease.task) or ())
         winner = self._settle(lease, ours)
-        detail: dict[str, Value] = {
-            "task": lease.task,
-            "attempt": lease.attempt,
-            "lost": lease.row.lost,
-            "halves": list(winner.split),
-        }
+        detail: dict[str, Value] = {"task": lease.task, "attempt": lease.attempt}
+        detail |= {"lost": lease.row.lost, "halves": list(winner.split)}
         self._logger.warning("task bisected: it lost its lease too often", **detail)
         if winner.split and winner.attempt == lease.attempt:
-            self._context.audit_log.record("bisected", detail)
+            self._context.record_event("bisected", detail)
 
     def _poisoned(self, position: int, items: TaskItems, error_class: ErrorClass) -> Outcome:
-        return error_outcome(
-            position,
-            items.keys[position],
-            error_class,
-            _CRASH_TEXT.get(error_class, _OTHER_CRASH_TEXT),
-            tries=1,
-            at=self._context.clock.now(),
-            item=items.text(position),
-        )
+        message = _CRASH_TEXT.get(error_class, _CRASH_TEXT[ErrorClass.WORKER_CRASH])
+        key, item, now = items.keys[position], items.text(position), self._context.clock.now()
+        return error_outcome(position, key, error_class, message, tries=1, at=now, item=item)
 
     def _upload_parts(self, lease: Lease, journal: Journal) -> tuple[Part, ...]:
         unique = f"{self._context.rng.getrandbits(48):012x}"
         parts = []
-        for kind in ("rows", "errors"):
-            if kind == "errors" and not journal.failed:
+        for kind, rows in (("rows", journal.rows), ("errors", journal.failed)):
+            if kind == "errors" and not rows:
                 continue
-            suffix, data = make_part(
-                journal, self._config.part_format, kind, self._context.scratch, self._columns
-            )
+            made, scratch = self._config.part_format, self._context.scratch
+            suffix, data = make_part(journal, made, kind, scratch, self._columns)
             key = self._store.paths.part(lease.task, lease.attempt, unique, suffix)
-            rows = journal.rows if kind == "rows" else journal.failed
             parts.append(self._store.upload_part(key, data, kind, rows))
         return tuple(parts)
 

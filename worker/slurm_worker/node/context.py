@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm_worker.backends.request_counter import RequestCounts
+from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
 from slurm_worker.node.threads import Threads
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.job_table import AuditLog, JobTable
-from slurm_worker.protocol.ports import Clock, Logger, ObjectStore
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Value
 from slurm_worker.protocol.task_table import TaskTable
 
 
@@ -46,7 +47,9 @@ class NodeContext:
     #: Has Slurm start this array element again; returns Slurm's error text
     requeue: Callable[[Mapping[str, str]], str] = requeue
 
-    @property
-    def audit_log(self) -> AuditLog:
-        """The job's audit log, written by this process."""
-        return AuditLog(self.jobs, self.identity.worker, self.logger)
+    def record_event(self, action: str, detail: dict[str, Value]) -> None:
+        """Append a line to the audit log; continue without it if the table can't be reached."""
+        try:
+            self.jobs.audit(self.identity.worker, action, detail)
+        except ServiceError as error:
+            self.logger.warning("not in the audit log", action=action, error=str(error))

@@ -20,7 +20,7 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.threads import Pending, Signal
 from slurm_worker.protocol.ports import Clock
-from slurm_worker.protocol.tasks import Lease, Lost
+from slurm_worker.protocol.tasks import Lease
 from slurm_worker.results.checkpoints import Checkpoints
 from slurm_worker.results.journal import Journal
 
@@ -37,14 +37,12 @@ class HeldLease:
         self.stalled = False
         #: The table has not answered since it last renewed the lease: losing it is not.
         self.unanswered = False
-        self._ttl_s = ttl_s
-        self._clock = clock
+        self._ttl_s, self._clock = ttl_s, clock
         self.acknowledged = clock.boot_time()
         self.journal: Journal | None = None
         self.checkpoints: Checkpoints | None = None
-        #: Boot times: when items began to run, when the last of them ended, when the
-        #: last checkpoint was made.
-        self.began = self.moved = self.saved = clock.boot_time()
+        #: Boot times: when the last item ended, when the last checkpoint was made.
+        self.moved = self.saved = clock.boot_time()
         self.last = (0, 0)
         self.checkpoint_ref = lease.row.checkpoint
         self._lock = threading.Lock()
@@ -52,7 +50,7 @@ class HeldLease:
     def start(self, journal: Journal, checkpoints: Checkpoints) -> None:
         """Items begin to run."""
         self.journal, self.checkpoints = journal, checkpoints
-        self.began = self.moved = self.saved = self._clock.boot_time()
+        self.moved = self.saved = self._clock.boot_time()
         self.last = self.progress
 
     def stop(self) -> None:
@@ -70,10 +68,9 @@ class HeldLease:
         if checkpoints is None:
             return
         began = self._clock.boot_time()
-        ref = checkpoints.save(outcomes)
+        self.checkpoint_ref = checkpoints.save(outcomes) or self.checkpoint_ref
         self.saved = self._clock.boot_time()
-        checkpoints.record_cost(self.saved - began)
-        self.checkpoint_ref = ref or self.checkpoint_ref
+        checkpoints.cost_s = self.saved - began
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -91,11 +88,8 @@ class Heartbeat:
     """Renews the worker's leases, in a thread that it starts."""
 
     def __init__(self, context: NodeContext) -> None:
-        self._table = context.table
-        self._recorder = context.recorder
-        self._clock = context.clock
-        self._rng = context.rng
-        self._logger = context.logger
+        self._table, self._recorder = context.table, context.recorder
+        self._clock, self._rng, self._logger = context.clock, context.rng, context.logger
         self._held: dict[HeldLease, float] = {}
         #: Writes that the table did not answer.
         self._deferred: list[Callable[[], None]] = []
@@ -114,7 +108,8 @@ class Heartbeat:
         return held
 
     def drop(self, held: HeldLease) -> None:
-        """Renew it no longer."""
+        """Renew it no longer; its items do not run any more."""
+        held.stop()
         self._recorder.drop(held.lease.task, held.lease.attempt)
         with self._lock:
             self._held.pop(held, None)
@@ -176,13 +171,13 @@ class Heartbeat:
             self._logger.warning("checkpoint failed", task=held.lease.task, error=str(error))
         sent = self._clock.boot_time()
         try:
-            result = self._table.heartbeat(held.lease, *held.last, checkpoint=held.checkpoint_ref)
+            renewed = self._table.heartbeat(held.lease, *held.last, checkpoint=held.checkpoint_ref)
         except ServiceError as error:
             # `trusted` becomes false by itself when this lasts too long.
             self._logger.warning("heartbeat failed", task=held.lease.task, error=str(error))
             held.unanswered = True
             return
-        if isinstance(result, Lost):
+        if not renewed:
             held.lost = True
             # Where the table answered each heartbeat in time, the task may be the cause.
             if held.unanswered:

@@ -51,11 +51,8 @@ _QUIET = ("botocore", "boto3", "s3transfer", "urllib3")
 class Logs:
     """The logs of one worker process; logging begins at once.
 
-    Args:
-        ids: on every line.
-        folder: on scratch.
-        upload: stores chunks; if it fails, nothing is lost, and the chunk is uploaded later.
-        stream: where lines go besides the file; stderr by default.
+    `ids` are on every line; `folder` is on scratch. Where `upload` fails, nothing is lost, and the
+    chunk is uploaded later. Lines also go to `stream`, stderr by default.
     """
 
     def __init__(
@@ -68,8 +65,7 @@ class Logs:
         chunk_bytes: int = _CHUNK_BYTES,
     ) -> None:
         self._ids = dict(ids)
-        self._secrets = _secrets(os.environ)
-        self._sink = _Sink(folder, upload, stream or sys.stderr, chunk_bytes, self._redact)
+        self._sink = _Sink(folder, upload, stream or sys.stderr, chunk_bytes)
         number = logging.getLevelName(level.upper())
         severity: int = number if isinstance(number, int) else logging.INFO
         processors: list[Any] = [
@@ -81,21 +77,22 @@ class Logs:
         ]
         renderer = structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
         self.logger: Logger = structlog.wrap_logger(
-            _Lines(self._sink),
+            self._sink,
             processors=[*processors, renderer],
             wrapper_class=structlog.make_filtering_bound_logger(severity),
             cache_logger_on_first_use=True,
         )
-        handler = _Handler(self._sink)
-        handler.setFormatter(
+        # For the user's own `logging` calls.
+        self._handler = logging.StreamHandler(self._sink)
+        self._handler.terminator = ""
+        self._handler.setFormatter(
             structlog.stdlib.ProcessorFormatter(
                 foreign_pre_chain=processors,
                 processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
             )
         )
-        self._handler = handler
         root = logging.getLogger()
-        root.addHandler(handler)
+        root.addHandler(self._handler)
         root.setLevel(severity)
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -112,33 +109,16 @@ class Logs:
         head = {name: line.pop(name) for name in ("timestamp", "level", "event") if name in line}
         return {**head, **self._ids, **line}
 
-    def _redact(self, line: str) -> str:
-        for secret in self._secrets:
-            line = line.replace(secret, _REDACTED)
-        for shape in _SHAPES:
-            line = shape.sub(rf"\1{_REDACTED}\2", line)
-        return line
-
 
 class _Sink:
     """The stream and the file; both get whole lines only, without secrets."""
 
-    def __init__(
-        self,
-        folder: Path,
-        upload: Upload,
-        stream: TextIO,
-        chunk_bytes: int,
-        redact: Callable[[str], str],
-    ) -> None:
-        self._folder = folder
-        self._upload = upload
-        self._stream = stream
-        self._chunk_bytes = chunk_bytes
-        self._redact = redact
+    def __init__(self, folder: Path, upload: Upload, stream: TextIO, chunk_bytes: int) -> None:
+        self._folder, self._upload = folder, upload
+        self._stream, self._chunk_bytes = stream, chunk_bytes
+        self._secrets = _secrets(os.environ)
         self._lock = threading.Lock()
-        self._number = 0
-        self._size = 0
+        self._number = self._size = 0
         #: Finished chunks that are not uploaded yet, oldest first.
         self._waiting: list[int] = []
         self._file = self._path(0).open("wb")
@@ -162,6 +142,9 @@ class _Sink:
                 self._size = 0
                 self._file = self._path(self._number).open("wb")
                 self._begun = time.monotonic()
+
+    # What structlog calls.
+    msg = debug = info = warning = error = critical = exception = fatal = write
 
     def close(self) -> None:
         with self._lock:
@@ -188,28 +171,12 @@ class _Sink:
     def _path(self, number: int) -> Path:
         return self._folder / f"worker-{number:03}.jsonl"
 
-
-class _Lines:
-    """What structlog writes to."""
-
-    def __init__(self, sink: _Sink) -> None:
-        self.msg = sink.write
-        self.debug = self.info = self.warning = self.error = self.critical = sink.write
-        self.exception = self.fatal = sink.write
-
-
-class _Handler(logging.Handler):
-    """Where the user's own `logging` calls go."""
-
-    def __init__(self, sink: _Sink) -> None:
-        super().__init__()
-        self._sink = sink
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._sink.write(self.format(record))
-        except Exception:
-            self.handleError(record)
+    def _redact(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, _REDACTED)
+        for shape in _SHAPES:
+            line = shape.sub(rf"\1{_REDACTED}\2", line)
+        return line
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:

@@ -65,7 +65,11 @@ def work(
     rows = DynamoRows(dynamo, config.table, clock)
     store = JobStore(S3Objects(s3, config.bucket), JobPaths(config.prefix, config.job_id))
     table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
-    _set_limits(recorder, config)
+    timeout_s = config.worker.item_timeout_s
+    recorder.limits(
+        timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0,
+        config.lease.stall_s + _HANG_MARGIN_S,
+    )
     logs = _start_logs(config, identity, store, folder, number)
 
     def leave() -> None:
@@ -102,15 +106,6 @@ def work(
         logs.close()
 
 
-def _set_limits(recorder: Recorder, config: JobConfig) -> None:
-    """Tell the supervisor when this process must be taken to hang."""
-    timeout_s = config.worker.item_timeout_s
-    recorder.limits(
-        timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0,
-        config.lease.stall_s + _HANG_MARGIN_S,
-    )
-
-
 def _start_logs(
     config: JobConfig, identity: WorkerIdentity, store: JobStore, folder: Path, number: int
 ) -> logging.Logs:
@@ -132,18 +127,15 @@ def _start_logs(
 
 def _report(death: Death, table: TaskTable, logger: Logger) -> None:
     """Report how the process before this one died; a write for each lease that it had."""
-    recorded = bool(death.task) and table.record_crash(
-        TaskId(death.task), death.attempt, death.owner, death.crash
-    )
-    ended = [
-        task for task, attempt in death.leases if table.abandon(TaskId(task), attempt, death.owner)
-    ]
+    task, owner, crash = TaskId(death.task), death.owner, death.crash
+    recorded = bool(task) and table.record_crash(task, death.attempt, owner, crash)
+    ended = [name for name, number in death.leases if table.abandon(TaskId(name), number, owner)]
     logger.error(
         "the process before this one died",
-        task=death.task,
+        task=task,
         attempt=death.attempt,
-        error_class=death.crash.error_class.value,
-        position=death.crash.position,
+        error_class=crash.error_class.value,
+        position=crash.position,
         recorded=recorded,
         leases_ended=ended,
     )

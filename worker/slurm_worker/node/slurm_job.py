@@ -18,7 +18,6 @@ from slurm_worker.node.threads import Signal
 
 #: Slurm sends them before a time limit, on cancel and on preemption; Ctrl-C sends SIGINT.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_SLURM_TIMEOUT_S = 10.0
 
 
 class WorkerExit(IntEnum):
@@ -32,14 +31,11 @@ class WorkerExit(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """Names one worker process; new with each start, so a requeued twin differs.
-
-    `submission` started it, such as ``000-1``. `slurm` has Slurm's ids and the node.
-    """
+    """Names one worker process; new with each start, so a requeued twin differs."""
 
     worker: str
-    submission: str
-    slurm: dict[str, str]
+    submission: str  #: that started it, such as ``000-1``
+    slurm: dict[str, str]  #: Slurm's ids and the node
 
     @classmethod
     def from_environment(
@@ -99,10 +95,9 @@ def seconds_left(environment: Mapping[str, str]) -> float | None:
 
     Slurm before 23.02 does not set the variable on a job's first start, so `squeue` is run.
     """
-    stated = environment.get("SLURM_JOB_END_TIME", "")
+    stated, job = environment.get("SLURM_JOB_END_TIME", ""), environment.get("SLURM_JOB_ID", "")
     if stated.isdigit():
         return int(stated) - time.time()
-    job = environment.get("SLURM_JOB_ID", "")
     if not job.isdigit():
         return None
     try:
@@ -124,11 +119,7 @@ def requeue(slurm: Mapping[str, str]) -> str:
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = cleaned(os.environ)
     return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SLURM_TIMEOUT_S,
-        env=cleaned(os.environ),
+        command, capture_output=True, text=True, check=False, timeout=10.0, env=environment
     )

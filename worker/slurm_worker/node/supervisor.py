@@ -74,26 +74,23 @@ class Supervisor:
     """
 
     def __init__(self, child: Child, processes: int, scratch: Path) -> None:
-        self._child = child
-        self._count = processes
-        self._scratch = scratch
-        self._base = scratch
+        self._child, self._count = child, processes
+        self._scratch = self._base = scratch
         self._prefix = f"slurm-worker-{os.getuid()}-"
         self._processes: dict[int, _Process] = {}
-        self._stopping = False
-        self._restarts = 0
+        self._stopping, self._restarts = False, 0
         #: By number: processes in a row that died young and without a task.
         self._failed_starts: dict[int, int] = {}
 
     def run(self) -> int:
-        """Start the processes and wait for their ends; return the worst exit code.
-
-        Raises:
-            ServiceError: if scratch can't be written to.
-        """
+        """Run the processes; return the worst exit code. A ServiceError if scratch is unusable."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._forward)
-        self._base = self._make_base()
+        try:
+            # For this supervisor alone; its name holds our process id, for `_sweep`.
+            self._base = new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
+        except OSError as error:
+            raise _unusable(self._scratch, error) from error
         self._sweep()
         code = 0
         try:
@@ -109,13 +106,6 @@ class Supervisor:
         finally:
             shutil.rmtree(self._base, ignore_errors=True)
         return code
-
-    def _make_base(self) -> Path:
-        """A folder for this supervisor alone; its name holds our process id, for `_sweep`."""
-        try:
-            return new_folder(self._scratch, f"{self._prefix}{os.getpid()}-")
-        except OSError as error:
-            raise _unusable(self._scratch, error) from error
 
     def _sweep(self) -> None:
         """Remove the folders of our workers that were killed on this node."""
@@ -166,11 +156,8 @@ class Supervisor:
         self._failed_starts[process.number] = count
         if count < _MOST_FAILED_STARTS:
             return False
-        print(  # noqa: T201
-            f"slurm-worker: {count} processes in a row died before they had a task; no more are "
-            "started",
-            file=sys.stderr,
-        )
+        line = f"slurm-worker: {count} processes in a row died before they had a task"
+        print(f"{line}; no more are started", file=sys.stderr)  # noqa: T201
         return True
 
     def _kill_hung(self) -> None:
@@ -194,10 +181,9 @@ def _unusable(scratch: Path, error: OSError) -> ServiceError:
 def _is_there(pid: int) -> bool:
     """Whether a process has this id, ours or not."""
     try:
-        with suppress(PermissionError):
-            os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        os.kill(pid, 0)
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -237,18 +223,14 @@ def _end_with(parent: int) -> None:
 
 def _oom_kills() -> int:
     """Processes that the kernel's out-of-memory killer ended in our control groups."""
-    kills = 0
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return 0
-    for line in groups:
+    kills, groups = 0, ""
+    with suppress(OSError):
+        groups = Path("/proc/self/cgroup").read_text()
+    for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        root = Path("/sys/fs/cgroup") / controllers
-        for name in _OOM_COUNTERS:
-            with suppress(OSError):
-                text = (root / path.lstrip("/") / name).read_text()
-                kills += sum(map(int, re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE)))
+        if controllers in ("", "memory"):
+            for name in _OOM_COUNTERS:
+                with suppress(OSError):
+                    text = Path(f"/sys/fs/cgroup/{controllers}/{path}/{name}").read_text()
+                    kills += sum(map(int, re.findall(r"^oom_kill (\d+)$", text, re.MULTILINE)))
     return kills

@@ -31,11 +31,11 @@ from itertools import islice, takewhile
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_table import RecordEvent, ignore_event
-from slurm_worker.protocol.keys import TaskState, parse_task_sk, shard_of
+from slurm_worker.protocol.keys import TaskState, parse_task_id, shard_of
 from slurm_worker.protocol.ports import Clock, Value
 from slurm_worker.protocol.shard_progress import ROWS_PER_CURSOR, ShardCursors, Stage
 from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Held, Lease, TaskRow
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Lease, TaskRow
 
 _FIRST_PAGE = 20
 _PAGE_GROWTH = 4
@@ -77,17 +77,10 @@ class Finished:
 class TaskFinder:
     """Finds and leases tasks for one worker.
 
-    Args:
-        table: the job's task rows.
-        owner: the worker's identity, new with each start of the process.
-        clock: AWS time.
-        rng: source of the random picks.
-        record_event: gets an event for each lease taken from another worker, and each task given
-            up.
-        moved: called for each shared cursor that this worker moves, with the shard and the sort
-            keys before and after.
-        unanswered: called for each row whose lease we may have got without an answer, with the
-            row as it was and the id of the request.
+    `record_event` gets an event for each lease taken from another worker, and each task given up.
+    `moved` is called for each shared cursor that this worker moves, with the shard and the sort
+    keys before and after. `unanswered` is called for each row whose lease we may have got without
+    an answer, with the row as it was and the id of the request.
     """
 
     def __init__(
@@ -97,16 +90,11 @@ class TaskFinder:
         clock: Clock,
         rng: random.Random,
         record_event: RecordEvent = ignore_event,
-        moved: Callable[[int, str, str], None] | None = None,
+        moved: Callable[[int, str, str], None] = lambda _shard, _before, _after: None,
         unanswered: Callable[[TaskRow, str], None] = lambda _row, _request: None,
     ) -> None:
-        self._table = table
-        self._owner = owner
-        self._clock = clock
-        self._rng = rng
-        self._record_event = record_event
-        self._moved = moved
-        self._unanswered = unanswered
+        self._table, self._owner, self._clock, self._rng = table, owner, clock, rng
+        self._record_event, self._moved, self._unanswered = record_event, moved, unanswered
         #: Where the last task was found; at first a shard that the worker's name decides.
         self._home = zlib.crc32(owner.encode()) % table.shards
         self._shared_cursors = ShardCursors(table.rows, table.job, table.shards)
@@ -204,7 +192,7 @@ class TaskFinder:
         return lease or unfinished
 
     def _shard_of(self, sk: str) -> int:
-        return shard_of(parse_task_sk(sk)[1], self._table.shards)
+        return shard_of(parse_task_id(sk)[1], self._table.shards)
 
     def _clear(self, suspects: list[str]) -> None:
         """Forget suspects that were due for a takeover and are still here: they have ended."""
@@ -221,9 +209,7 @@ class TaskFinder:
         theirs = self._shared_cursors.read(shard, self._generation)
         self._cursors[shard] = max(ours, theirs)
         self._advanced[shard] = 0
-        if ours <= theirs or not self._shared_cursors.advance(shard, self._generation, ours):
-            return
-        if self._moved is not None:
+        if ours > theirs and self._shared_cursors.advance(shard, self._generation, ours):
             self._moved(shard, theirs, ours)
 
     def _share_stage(self, shard: int, stage: Stage) -> None:
@@ -277,9 +263,7 @@ class TaskFinder:
         self._hints[shard] = max((row.sk for row in before), default=after)
 
     def _advance(self, shard: int, rows: list[Candidate]) -> None:
-        for row in rows:
-            if not row.state.terminal:
-                return
+        for row in takewhile(lambda row: row.state.terminal, rows):
             self._cursors[shard] = row.sk
             self._advanced[shard] += 1
 
@@ -297,8 +281,8 @@ class TaskFinder:
         return None
 
     def _taken(
-        self, take: Callable[[TaskRow, str, str], Claimed | Held | GivenUp], row: TaskRow
-    ) -> Claimed | Held | GivenUp:
+        self, take: Callable[[TaskRow, str, str], Claimed | GivenUp | None], row: TaskRow
+    ) -> Claimed | GivenUp | None:
         request = uuid.uuid4().hex
         try:
             return take(row, self._owner, request)
@@ -323,14 +307,11 @@ class TaskFinder:
             ):
                 self._expired.pop(row.sk, None)
                 result = self._taken(self._table.steal, row)
-                lost: dict[str, Value] = {
-                    "task": row.task,
-                    "attempt": row.attempt,
-                    "lost": row.lost + 1,
-                }
+                detail: dict[str, Value] = {"task": row.task, "attempt": row.attempt}
+                detail |= {"lost": row.lost + 1, "from": row.owner}
                 if isinstance(result, GivenUp):
-                    self._record_event("quarantined", {**lost, "from": row.owner})
+                    self._record_event("quarantined", detail)
                 if isinstance(result, Claimed):
-                    self._record_event("lease_stolen", {**lost, "from": row.owner})
+                    self._record_event("lease_stolen", detail)
                     return result.lease
         return None

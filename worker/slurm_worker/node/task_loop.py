@@ -17,14 +17,14 @@ from slurm_worker.errors import FatalError, ServiceError, Throttled, describe
 from slurm_worker.execution.calls import Calls
 from slurm_worker.execution.runner import make_runner
 from slurm_worker.failure_budget import FailureBudget
-from slurm_worker.node.activity import Activity
-from slurm_worker.node.attempts import Attempt, Attempts
-from slurm_worker.node.backoff import (
+from slurm_worker.node.activity import (
     FRUITLESS_LEASES_ALLOWED,
     SERVICE_FAILURES_ALLOWED,
+    Activity,
     fruitless_wait_s,
     service_wait_s,
 )
+from slurm_worker.node.attempts import Attempt, Attempts
 from slurm_worker.node.context import NodeContext
 from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_finder import Finished
@@ -49,14 +49,9 @@ class TaskLoop:
         attempts: Attempts,
         source: TaskSource,
     ) -> None:
-        self._context = context
-        self._clock = context.clock
-        self._logger = context.logger
-        self._activity = activity
-        self._journals = journals
-        self._attempts = attempts
-        self._source = source
-        self._idle = activity.idle
+        self._context, self._clock, self._logger = context, context.clock, context.logger
+        self._activity, self._idle = activity, activity.idle
+        self._journals, self._attempts, self._source = journals, attempts, source
         self._service_budget = FailureBudget(SERVICE_FAILURES_ALLOWED)
         self._lease_budget = FailureBudget(FRUITLESS_LEASES_ALLOWED)
         self._commit = _BackgroundCommit(context, activity, attempts, self._service_budget)
@@ -103,10 +98,8 @@ class TaskLoop:
             code = self._count_lease(progressed=progressed or stops)
             self._idle.reset()
             return code
-        if self._commit.pending:
-            # Our own last task may be all that is left.
-            self._commit.finish()
-        elif not self._idle.wait():
+        # Our own last task may be all that is left.
+        if not self._commit.finish() and not self._idle.wait():
             self._logger.info("live workers hold what is left")
             return WorkerExit.OK
         return None
@@ -140,12 +133,10 @@ class TaskLoop:
         if budget.allow():
             context.drain.sleep(fruitless_wait_s(budget.failures, context.rng))
             return None
-        self._logger.error(
-            "no progress: the worker exits",
-            error=f"{budget.failures} leases in a row finished no item",
-        )
+        reason = f"{budget.failures} leases in a row finished no item"
+        self._logger.error("no progress: the worker exits", error=reason)
         node = context.identity.slurm.get("node", "")
-        context.audit_log.record("no_progress", {"leases": budget.failures, "node": node})
+        context.record_event("no_progress", {"leases": budget.failures, "node": node})
         return WorkerExit.NO_PROGRESS
 
     def _run(self, attempt: Attempt, journal: Journal) -> bool:
@@ -166,20 +157,15 @@ class TaskLoop:
             self._stop_job(error)
             self._attempts.release(attempt)
             raise
-        except (OSError, sqlite3.Error) as error:
-            self._attempts.give_up(attempt.held, error)
-            raise
-        except ServiceError as error:
-            self._attempts.give_back(attempt.held, error)
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            self._attempts.abandon(attempt.held, error)
             raise
         finally:
             ran.set()
             self._activity.running = None
-            self._context.recorder.idle()
-        took_s = self._clock.boot_time() - began
-        done = journal.ok + journal.failed
-        self._after_items(attempt, journal, took_s, started)
-        ended = done - (len(attempt.items) - len(todo))
+            self._context.recorder.task()
+        ended = journal.ok + journal.failed - (len(attempt.items) - len(todo))
+        self._after_items(attempt, journal, self._clock.boot_time() - began, started)
         self._activity.items_ended += ended
         return not todo or ended > 0
 
@@ -211,7 +197,6 @@ class TaskLoop:
         """Commit a task whose items have all run; else give it back."""
         held = attempt.held
         if held.lost:
-            held.stop()
             self._attempts.discard(attempt)
         elif journal.ok + journal.failed < len(attempt.items):
             self._attempts.release(attempt, self._clock.boot_time() - held.saved)
@@ -226,7 +211,7 @@ class TaskLoop:
     def _stop_job(self, error: FatalError) -> None:
         reason = describe(error)
         self._context.jobs.stop(f"{reason} (worker {self._context.identity.worker})")
-        self._context.audit_log.record("stopped", {"reason": reason})
+        self._context.record_event("stopped", {"reason": reason})
         self._logger.error("the handler stopped the job", error=reason)
 
     def _wind_up(self, code: WorkerExit) -> WorkerExit:
@@ -239,9 +224,8 @@ class TaskLoop:
             try:
                 step()
             except (ServiceError, OSError, sqlite3.Error) as error:
-                self._logger.warning(
-                    "not all is given back; the lease will run out", error=describe(error)
-                )
+                message = "not all is given back; the lease will run out"
+                self._logger.warning(message, error=describe(error))
                 code = code or WorkerExit.INFRASTRUCTURE
         return code
 
@@ -255,48 +239,37 @@ class _BackgroundCommit:
     def __init__(
         self, context: NodeContext, activity: Activity, attempts: Attempts, budget: FailureBudget
     ) -> None:
-        self._logger = context.logger
-        self._threads = context.threads
-        self._activity = activity
-        self._attempts = attempts
-        self._budget = budget
+        self._logger, self._threads = context.logger, context.threads
+        self._activity, self._attempts, self._budget = activity, attempts, budget
         self._thread: Pending[None] | None = None
         self._journal: Journal | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether a commit has begun that nobody has waited for."""
-        return self._thread is not None
 
     def start(self, attempt: Attempt, journal: Journal, started: float) -> None:
         """Commit a task that has run, from its journal; `started` is a time of day."""
         self._thread = self._threads.start(lambda: self._commit(attempt, journal, started))
         self._journal = journal
 
-    def finish(self, journal: Journal | None = None) -> None:
-        """Wait for the commit, if there is one; with a journal, only for a commit from that.
+    def finish(self, journal: Journal | None = None) -> bool:
+        """Wait for the commit, with a journal only for one from that; False if there is none.
 
         Raises:
             ServiceError, OSError, sqlite3.Error: if it failed; its lease was given back.
         """
-        if journal is not None and journal is not self._journal:
-            return
+        if self._thread is None or journal not in (None, self._journal):
+            return False
         thread, self._thread, self._journal = self._thread, None, None
-        if thread is not None:
-            thread.result()
+        thread.result()
+        return True
 
     def _commit(self, attempt: Attempt, journal: Journal, started: float) -> None:
         try:
             winner = self._attempts.commit(attempt, journal, started)
             self._budget.reset()
         except ForeignMarker as error:
-            self._attempts.give_up(attempt.held, error)
+            self._attempts.abandon(attempt.held, error)
             return
-        except ServiceError as error:
-            self._attempts.give_back(attempt.held, error)
-            raise
-        except (OSError, sqlite3.Error) as error:
-            self._attempts.give_up(attempt.held, error)
+        except (ServiceError, OSError, sqlite3.Error) as error:
+            self._attempts.abandon(attempt.held, error)
             raise
         finally:
             self._attempts.discard(attempt)

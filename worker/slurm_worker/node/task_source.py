@@ -24,29 +24,22 @@ class TaskSource:
     """Leases and opens the next task."""
 
     def __init__(self, context: NodeContext, activity: Activity, attempts: Attempts) -> None:
-        self._context = context
-        self._jobs = context.jobs
-        self._logger = context.logger
+        self._context, self._jobs, self._logger = context, context.jobs, context.logger
         self._attempts = attempts
-        self._durations = activity.durations
-        self._idle = activity.idle
+        self._durations, self._idle = activity.durations, activity.idle
         self._finder = TaskFinder(
             context.table,
             context.identity.worker,
             context.clock,
             context.rng,
-            context.audit_log.record,
+            context.record_event,
             ShardTotals(context.store, context.jobs, context.table).cursor_advanced,
             attempts.disown,
         )
         self._ahead: Pending[Attempt | Finished | None] | None = None
 
     def next(self) -> Attempt | Finished | None:
-        """The next task; None if there is nothing now.
-
-        Raises:
-            ServiceError: if a service failed; no lease is held then.
-        """
+        """The next task; None if there is nothing now. After a ServiceError no lease is held."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             found = ahead.result()
@@ -106,7 +99,9 @@ class TaskSource:
         while True:
             found = self._finder.next()
             if isinstance(found, Finished):
-                if self._is_new_generation():
+                # An eventually consistent read may not have shown the newest generation yet.
+                job = self._jobs.find()
+                if job is not None and self._finder.new_generation(job.generation):
                     continue
                 return found
             if not isinstance(found, Found):
@@ -115,8 +110,3 @@ class TaskSource:
             attempt = self._attempts.open(found.lease)
             if attempt is not None:
                 return attempt
-
-    def _is_new_generation(self) -> bool:
-        """Whether there is one that an eventually consistent read has not shown yet."""
-        job = self._jobs.find()
-        return job is not None and self._finder.new_generation(job.generation)

@@ -42,11 +42,9 @@ class Worker:
         context.recorder.owner(context.identity.worker)
         self._activity = Activity(context)
         self._ended = context.threads.signal()
+        rows, workers, record = context.table.rows, config.max_workers, context.record_event
         limiters = [
-            RateLimiter(
-                context.table.rows, limit, config.max_workers, clock, rng, context.audit_log.record
-            )
-            for limit in config.limits
+            RateLimiter(rows, limit, workers, clock, rng, record) for limit in config.limits
         ]
         self._throttle = TokenThrottle(limiters, clock, self._activity.must_stop, context.recorder)
 
@@ -127,9 +125,8 @@ class Worker:
         try:
             return [Journal(scratch / f"journal-{name}.sqlite") for name in "ab"]
         except sqlite3.Error as error:
-            raise ServiceError(
-                f"scratch {scratch}: {error}; name another folder with --scratch"
-            ) from error
+            message = f"scratch {scratch}: {error}; name another folder with --scratch"
+            raise ServiceError(message) from error
 
     def _exit_in_time(self, attempts: Attempts, source: TaskSource) -> None:
         """End the process, in another thread: Slurm kills about 30 s after it asks.
@@ -158,8 +155,7 @@ def read_config(data: bytes | None, key: str) -> JobConfig:
     """The job's resolved configuration.
 
     Raises:
-        UserError: if it is not there, was written by another release, or has times that can't
-            work together.
+        UserError: if it is missing, another release wrote it, or its times can't work together.
     """
     if data is None:
         raise UserError(f"--config: there is no object {key!r}; submit the job again")

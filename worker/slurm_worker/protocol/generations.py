@@ -35,21 +35,13 @@ from slurm_worker.protocol.tasks import TaskRow
 def open_round(
     jobs: JobTable, table: TaskTable, round_no: int, failed: Callable[[], Iterable[TaskRow]]
 ) -> int:
-    """Put a planned retry's failed tasks back, then open its round for work.
+    """Put back a planned retry's `failed` tasks, then open its round; return how many came back.
 
-    Safe to repeat at any time. A round that is open already gets no tasks back: its workers have
-    processed them. But an earlier call may have slept, and put a task back behind them, so a new
-    generation makes them look again. Requests: a read and a write of the job's row, a write for
-    each task, and one more where the round was open.
-
-    Args:
-        jobs: the job's own rows.
-        table: its task rows.
-        round_no: the round, whose own task rows all exist.
-        failed: reads the tasks that it puts back.
-
-    Returns:
-        How many tasks this call has put back.
+    The task rows of the round itself exist. Safe to repeat at any time. A round that is open
+    already gets no tasks back: its workers have processed them. But an earlier call may have
+    slept, and put a task back behind them, so a new generation makes them look again. Requests: a
+    read and a write of the job's row, a write for each task, and one more where the round was
+    open.
     """
     back = 0
     if jobs.get().rounds <= round_no:

@@ -42,11 +42,6 @@ class JobRow:
         """Identifies the job of this name and the time since which its done rows are valid."""
         return f"{self.created_ms}-{self.voided}"
 
-    @classmethod
-    def from_row(cls, job: JobId, row: Row) -> JobRow:
-        """Read a row of the table."""
-        return JOB_FIELDS.read(row, job=job)
-
 
 JOB_FIELDS = RowFields(
     JobRow,

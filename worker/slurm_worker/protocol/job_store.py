@@ -148,24 +148,22 @@ class JobStore:
             UserError: if the bytes are not those that were planned.
         """
         key = self.paths.segment(round_no, where.segment)
+        which = f"{key}: bytes {where.offset}+{where.length}"
+        again = "plan the input again under another job_id"
         data = self.objects.get(key, start=where.offset, length=where.length)
         if data is None or hashlib.sha256(data).hexdigest() != where.sha256:
-            raise UserError(
-                f"{key}: bytes {where.offset}+{where.length} are "
-                f"{'missing' if data is None else 'not those that were planned'}; "
-                "plan the input again under another job_id"
-            )
+            found = "missing" if data is None else "not those that were planned"
+            raise UserError(f"{which} are {found}; {again}")
         try:
             items = TaskItems(data, where.first, where.count)
         except RecursionError as error:
             raise UserError(
-                f"{key}: bytes {where.offset}+{where.length} hold an item that is nested too deep "
-                "to be read; plan the input again, with flatter items, under another job_id"
+                f"{which} hold an item that is nested too deep to be read; plan the input again, "
+                "with flatter items, under another job_id"
             ) from error
         if len(items) != where.count or len(set(items.keys)) != where.count:
             raise UserError(
-                f"{key}: bytes {where.offset}+{where.length} hold other items than the "
-                f"{where.count} that were planned; plan the input again under another job_id"
+                f"{which} hold other items than the {where.count} that were planned; {again}"
             )
         return items
 
@@ -182,12 +180,9 @@ class JobStore:
         """
         if self.objects.put_new(self.paths.done(marker.task), marker.to_json()):
             return marker
-        standing = self.marker(marker.task)
-        if standing is None:
-            raise ServiceError(
-                f"{self.paths.done(marker.task)} exists and can't be read; try again"
-            )
-        return standing
+        if (standing := self.marker(marker.task)) is not None:
+            return standing
+        raise ServiceError(f"{self.paths.done(marker.task)} exists and can't be read; try again")
 
     def propose(self, marker: Marker) -> None:
         """Write a marker where it decides nothing: for stores without conditional PUT."""
@@ -201,9 +196,9 @@ class JobStore:
         Raises:
             ForeignMarker: if the proposed marker is not of the task's slice.
         """
-        data = self.objects.get(self.paths.proposed(task, attempt))
-        if data is None:
-            raise ServiceError(f"{self.paths.proposed(task, attempt)} can't be read; try again")
+        key = self.paths.proposed(task, attempt)
+        if (data := self.objects.get(key)) is None:
+            raise ServiceError(f"{key} can't be read; try again")
         marker = Marker.from_json(data)
         marker.check(where)
         self.objects.put(self.paths.done(task), data)
@@ -235,9 +230,9 @@ class JobStore:
 
         One GET each, several at a time.
         """
-        done = self.paths.done_folder
-        keys = self.objects.list(done if round_no is None else f"{done}{round_no:03}-")
-        with closing(prefetch(self.objects.get, keys)) as markers:
+        of_round = "" if round_no is None else f"{round_no:03}-"
+        found = self.objects.list(f"{self.paths.done_folder}{of_round}")
+        with closing(prefetch(self.objects.get, found)) as markers:
             for key, data in markers:
                 if data is None:
                     raise ServiceError(f"{key} was listed and can't be read; try again")

@@ -32,7 +32,6 @@ from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.protocol.ports import (
     Applied,
     Clock,
-    Logger,
     Refused,
     Row,
     Rows,
@@ -45,7 +44,7 @@ from slurm_worker.protocol.statements import jobs as job_statements
 #: Keeps the order of one process's events within a millisecond.
 _ORDER = itertools.count()
 #: Records an event in the audit log: what was done, and its details.
-RecordEvent: TypeAlias = Callable[[str, dict[str, Value]], None]
+RecordEvent: TypeAlias = Callable[[str, dict[str, Value]], object]
 
 
 class JobTable:
@@ -64,7 +63,7 @@ class JobTable:
     def find(self, *, consistent: bool = True) -> JobRow | None:
         """The META row, if there is one."""
         row = self.rows.get(self._pk, keys.META, consistent=consistent)
-        return None if row is None else JobRow.from_row(self.job, row)
+        return None if row is None else JOB_FIELDS.read(row, job=self.job)
 
     def get(self) -> JobRow:
         """The META row.
@@ -107,7 +106,8 @@ class JobTable:
             voided=voided,
             draft=draft,
         )
-        standing = JobRow.from_row(self.job, self._put_new(keys.META, JOB_FIELDS.write(row)))
+        found = self._put_new(keys.META, JOB_FIELDS.write(row))
+        standing = JOB_FIELDS.read(found, job=self.job)
         self.register(standing)
         return standing
 
@@ -122,7 +122,7 @@ class JobTable:
         Refused means that another draft was first, or our own whose reply was lost.
         """
         statement = job_statements.adopt_plan(draft, identity, config, shards)
-        return JobRow.from_row(self.job, self._updated(keys.META, statement)[0])
+        return JOB_FIELDS.read(self._updated(keys.META, statement)[0], job=self.job)
 
     def set_config(self, digest: str) -> None:
         """Point new workers at another resolved configuration; repeating it does no harm."""
@@ -239,15 +239,15 @@ class JobTable:
             intent_ms=self._ms(),
             requested=requested,
         )
-        standing = self._put_new(submission.sk, SUBMISSION_FIELDS.write(submission))
-        if standing.get("refused"):
-            # Refused means that another caller was quicker; its arrays or intent count.
-            statement = job_statements.renew_intent(
-                str(standing["token"]), workers, array_size, self._ms(), requested=requested
-            )
-            again = self._update(submission.sk, statement)
-            standing = again.row or standing
-        return SubmissionRow.from_row(standing)
+        standing = self._put_submission(submission)
+        if not standing.refused:
+            return standing
+        statement = job_statements.renew_intent(
+            standing.token, workers, array_size, self._ms(), requested=requested
+        )
+        # Refused means that another caller was quicker; its arrays or intent count.
+        again = self._update(submission.sk, statement).row
+        return standing if again is None else SubmissionRow.from_row(again)
 
     def record_submitted(
         self, submission: SubmissionRow, slurm_job_ids: Sequence[str]
@@ -275,28 +275,17 @@ class JobTable:
 
     def restore_submission(self, submission: SubmissionRow) -> SubmissionRow:
         """Write the lost row of a submission that has arrays, or return the existing one."""
-        return self._put_submission(
-            replace(
-                submission,
-                state=SubmitState.INTENT,
-                slurm_job_ids=(),
-                submitted_ms=0,
-                refused=False,
-            )
-        )
+        intent = replace(submission, state=SubmitState.INTENT, refused=False)
+        return self._put_submission(replace(intent, slurm_job_ids=(), submitted_ms=0))
 
     def block_submission(self, round_no: int, number: int) -> SubmissionRow:
         """Take a submission's number for no workers, or return the existing submission.
 
         A later intent under this number finds it blocked: see `SubmissionRow.empty`.
         """
-        now = self._ms()
-        token = uuid.uuid4().hex[:12]
-        return self._put_submission(
-            SubmissionRow(
-                round_no, number, SubmitState.SUBMITTED, token, 0, 1, (), now, now, requested=True
-            )
-        )
+        now, token = self._ms(), uuid.uuid4().hex[:12]
+        none = SubmissionRow(round_no, number, SubmitState.SUBMITTED, token, 0, 1, (), now, now)
+        return self._put_submission(replace(none, requested=True))
 
     def record_refusal(self, submission: SubmissionRow) -> None:
         """Record that Slurm has certainly refused the arrays of an intent.
@@ -369,22 +358,6 @@ class JobTable:
 
     def _ms(self) -> int:
         return int(self.clock.now() * 1000)
-
-
-class AuditLog:
-    """Records the events of one worker, and continues if that fails; a write per event."""
-
-    def __init__(self, jobs: JobTable, worker: str, logger: Logger) -> None:
-        self._jobs = jobs
-        self._worker = worker
-        self._logger = logger
-
-    def record(self, action: str, detail: dict[str, Value]) -> None:
-        """Append a line; work continues without it if the table can't be reached."""
-        try:
-            self._jobs.audit(self._worker, action, detail)
-        except ServiceError as error:
-            self._logger.warning("not in the audit log", action=action, error=str(error))
 
 
 def ignore_event(_action: str, _detail: dict[str, Value]) -> None:

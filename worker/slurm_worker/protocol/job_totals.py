@@ -181,9 +181,6 @@ class JobTotals:
         )
 
     def _keep_slowest(self, tasks: list[SlowTask]) -> None:
-        last = self.slowest[-1] if len(self.slowest) >= _SLOWEST else None
-        if last is not None and max(tasks, default=last) <= last:
-            return
         self.slowest = sorted([*self.slowest, *tasks], reverse=True)[:_SLOWEST]
 
     def _coarsen(self) -> None:

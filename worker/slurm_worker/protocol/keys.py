@@ -23,26 +23,20 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 S3_URI_PATTERN = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?")
 
 META = "META"
-#: Sort key of a rate limit's row.
-LIMIT_SK = "SLOT#0"
+LIMIT_SK = "SLOT#0"  #: sort key of a rate limit's row
 #: The most tasks of a round; higher numbers are for the halves of bisected tasks.
 MAX_TASKS = 10_000_000
-#: The most shards that a job's task rows are spread over.
-MAX_SHARDS = 256
+MAX_SHARDS = 256  #: the most shards that a job's task rows are spread over
 #: Added to a task's number; multiples of every number of shards, so that the halves are in
 #: the shard of the whole, where workers still look.
 _HALVES = (2 * MAX_TASKS, 4 * MAX_TASKS)
 #: A segment's number is its draft's times this, plus its place among the draft's segments. So a
-#: row names its object, for workers of earlier releases too. Drafts have 18 digits; segments
-#: that an earlier release planned belong to draft 0.
+#: row names its object, for workers of earlier releases too. Segments that an earlier release
+#: planned belong to draft 0.
 _PLACES = 10**8
-_DRAFTS = (10**17, 10**18)
-#: Partition of the register of jobs.
-JOBS_PK = "JOBS"
+JOBS_PK = "JOBS"  #: partition of the register of jobs
 ROUND_PREFIX = "ROUND#"
 SUBMIT_PREFIX = "SUBMIT#"
-EVENT_ONCE_PREFIX = "EVENT#"
-CURSOR_PREFIX = "MARK#"
 
 
 class JobState(str, Enum):
@@ -107,9 +101,6 @@ def split_s3_uri(uri: str, field: str = "uri") -> tuple[str, str]:
     return match.group(1), (match.group(2) or "").strip("/")
 
 
-# --- table keys ---------------------------------------------------------------
-
-
 def job_pk(job: JobId) -> str:
     """Partition of the job's META, ROUND and SUBMIT rows."""
     return f"JOB#{job}"
@@ -137,7 +128,7 @@ def event_pk(job: JobId) -> str:
 
 def event_once_sk(name: str) -> str:
     """Sort key, among the job's rows, of an audit event that is recorded once."""
-    return f"{EVENT_ONCE_PREFIX}{name}"
+    return f"EVENT#{name}"
 
 
 def stages_sk(generation: int) -> str:
@@ -147,7 +138,7 @@ def stages_sk(generation: int) -> str:
 
 def cursor_sk(shard: int) -> str:
     """Sort key, among the job's rows, of a shard's cursor."""
-    return f"{CURSOR_PREFIX}{shard:03}"
+    return f"MARK#{shard:03}"
 
 
 def task_pk(job: JobId, shard: int) -> str:
@@ -161,9 +152,8 @@ def task_sk(round_no: int, sequence: int) -> str:
 
 
 def new_draft() -> int:
-    """A random number for a draft of a round; no other draft has it."""
-    least, above = _DRAFTS
-    return least + secrets.randbelow(above - least)
+    """A random number of 18 digits for a draft of a round; no other draft has it."""
+    return 10**17 + secrets.randbelow(9 * 10**17)
 
 
 def segment_number(draft: int, place: int) -> int:
@@ -187,8 +177,8 @@ def task_id(round_no: int, sequence: int) -> TaskId:
 
 
 def parse_task_id(task: str) -> tuple[int, int]:
-    """Return (round, sequence) of a task id."""
-    round_no, sequence = task.split("-")
+    """Return (round, sequence) of a task's id, or of the sort key of its row."""
+    round_no, sequence = task.replace("#", "-").split("-")
     return int(round_no), int(sequence)
 
 
@@ -210,12 +200,6 @@ def merged_job(job: JobId) -> JobId | None:
     """The job whose parts this one merges; None for any other job."""
     match = _MERGE.fullmatch(job)
     return None if match is None else JobId(match.group(1))
-
-
-def parse_task_sk(sk: str) -> tuple[int, int]:
-    """Return (round, sequence) of the sort key of a task's row."""
-    round_no, sequence = sk.split("#")
-    return int(round_no), int(sequence)
 
 
 def shard_of(sequence: int, shards: int) -> int:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from slurm_worker.protocol.keys import JobId, TaskId, draft_of
 
 _VERSION = re.compile(r"([0-9]{6,})-([0-9a-f]{16})-[0-9a-z]+")
-
-
 #: How Hive, Spark and Arrow write the folder of a partition whose value is null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -37,22 +34,29 @@ def conditional_put_key(prefix: str) -> str:
     return f"{prefix}/conditional-put".lstrip("/")
 
 
-@dataclass(frozen=True, slots=True)
 class JobPaths:
     """The S3 keys of one job; the site's key prefix has no slashes at its ends."""
 
-    prefix: str
-    job: JobId
-
-    @property
-    def root(self) -> str:
-        """The folder of everything of the job, ending in a slash."""
-        return f"{self.prefix}/jobs/{self.job}/".lstrip("/")
-
-    @property
-    def config_folder(self) -> str:
-        """The folder of the job's configurations."""
-        return f"{self.root}config/"
+    def __init__(self, prefix: str, job: JobId) -> None:
+        self.prefix = prefix
+        self.job = job
+        root = f"{prefix}/jobs/{job}/".lstrip("/")
+        self.root = root  #: the folder of everything of the job; folders end in a slash
+        self.config_folder = f"{root}config/"  #: the job's configurations
+        self.segments_folder = f"{root}input/"  #: a folder of segments for each round
+        self.parts = f"{root}parts/"  #: parts, committed or not
+        self.all_checkpoints = f"{root}checkpoints/"  #: a folder of checkpoints for each task
+        self.done_folder = f"{root}done/"  #: commit markers
+        self.all_proposed = f"{root}proposed/"  #: a folder of proposed markers for each task
+        self.logs = f"{root}logs/"  #: the workers' logs
+        self.dataset = f"{root}dataset/"  #: the published Parquet files
+        self.errors = f"{root}errors/"  #: the Parquet files of items that failed
+        #: The object whose presence publishes the dataset.
+        self.manifest = f"{self.dataset}_manifest.json"
+        #: The totals of done tasks, whose rows are not read again.
+        self.progress = f"{root}progress.json"
+        #: What the anomaly monitor remembers between two status queries.
+        self.anomalies = f"{root}anomalies.json"
 
     def config(self, digest: str) -> str:
         """The resolved configuration that workers read, named by its digest."""
@@ -65,11 +69,6 @@ class JobPaths:
     def inline(self, digest: str) -> str:
         """Items, or the keys of a retry's items, that were passed instead of a file."""
         return f"{self.root}given/{digest}.jsonl"
-
-    @property
-    def segments_folder(self) -> str:
-        """The folder with a folder of segments for each round."""
-        return f"{self.root}input/"
 
     def segments(self, round_no: int) -> str:
         """The folder of a round's segments."""
@@ -96,19 +95,9 @@ class JobPaths:
         """The folder of the summaries of a round's drafts."""
         return f"{self.root}drafts/{round_no:03}/"
 
-    @property
-    def parts(self) -> str:
-        """The folder of parts, committed or not."""
-        return f"{self.root}parts/"
-
     def part(self, task: TaskId, attempt: int, unique: str, suffix: str) -> str:
         """A part's key: unique to the attempt, so nothing is ever overwritten."""
         return f"{self.parts}{task}/a{attempt}-{unique}.{suffix}"
-
-    @property
-    def all_checkpoints(self) -> str:
-        """The folder with a folder of checkpoints for each task."""
-        return f"{self.root}checkpoints/"
 
     def checkpoints(self, task: TaskId) -> str:
         """The folder of a task's checkpoints."""
@@ -118,19 +107,9 @@ class JobPaths:
         """An attempt's `number`-th checkpoint."""
         return f"{self.checkpoints(task)}a{attempt}-{number}"
 
-    @property
-    def done_folder(self) -> str:
-        """The folder of commit markers."""
-        return f"{self.root}done/"
-
     def done(self, task: TaskId) -> str:
         """The task's commit marker."""
         return f"{self.done_folder}{task}.done"
-
-    @property
-    def all_proposed(self) -> str:
-        """The folder with a folder of proposed markers for each task."""
-        return f"{self.root}proposed/"
 
     def proposed(self, task: TaskId, attempt: int) -> str:
         """An attempt's marker before the table has decided, for stores that can't decide."""
@@ -140,24 +119,9 @@ class JobPaths:
         """An object for tests of what the store can do."""
         return f"{self.root}probe/{unique}"
 
-    @property
-    def progress(self) -> str:
-        """The totals of done tasks, whose rows are not read again."""
-        return f"{self.root}progress.json"
-
     def shard_progress(self, shard: int) -> str:
         """The totals of one shard, which workers update."""
         return f"{self.root}progress/{shard:03}.json"
-
-    @property
-    def anomalies(self) -> str:
-        """What the anomaly monitor remembers between two status queries."""
-        return f"{self.root}anomalies.json"
-
-    @property
-    def logs(self) -> str:
-        """The prefix of the workers' logs."""
-        return f"{self.root}logs/"
 
     def logs_of(self, round_no: int) -> str:
         """The prefix of the logs of a round's workers: submissions are named by round."""
@@ -166,21 +130,6 @@ class JobPaths:
     def log(self, submission: str, worker: str, number: int) -> str:
         """A chunk of one worker's JSON log."""
         return f"{self.logs}{submission}/{worker}-{number:03}.jsonl.gz"
-
-    @property
-    def dataset(self) -> str:
-        """The folder of the published Parquet files."""
-        return f"{self.root}dataset/"
-
-    @property
-    def manifest(self) -> str:
-        """The object whose presence publishes the dataset."""
-        return f"{self.dataset}_manifest.json"
-
-    @property
-    def errors(self) -> str:
-        """The folder of the Parquet files of items that failed."""
-        return f"{self.root}errors/"
 
     def dataset_of(self, version: str) -> str:
         """The folder of a version's Parquet files."""

@@ -138,8 +138,7 @@ class ShardTotals:
     """Updates the totals of one job's shards."""
 
     def __init__(self, store: JobStore, jobs: JobTable, table: TaskTable) -> None:
-        self._objects = store.objects
-        self._paths = store.paths
+        self._store = store
         self._jobs = jobs
         self._table = table
 
@@ -159,19 +158,19 @@ class ShardTotals:
         """
         job = self._jobs.get()
         rounds = {row.number: row for row in self._jobs.rounds()}
-        key = self._paths.shard_progress(shard)
-        found = ShardTotal.from_json(self._objects.get(key), job)
+        key = self._store.paths.shard_progress(shard)
+        found = ShardTotal.from_json(self._store.objects.get(key), job)
         known = found.after
         while True:
             rows = self._table.page(shard, found.after, ROWS_PER_TOTAL)
             if not all(found.take(row, rounds) for row in rows) or len(rows) < ROWS_PER_TOTAL:
                 break
         if found.after != known:
-            self._objects.put(key, found.to_json(job))
+            self._store.objects.put(key, found.to_json(job))
 
     def _step(self, sk: str) -> tuple[int, int]:
         """Rows of the same step are added up together."""
         if not sk:
             return 0, 0
-        round_no, sequence = keys.parse_task_sk(sk)
+        round_no, sequence = keys.parse_task_id(sk)
         return round_no, sequence // (self._table.shards * ROWS_PER_TOTAL)

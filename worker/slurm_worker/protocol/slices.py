@@ -40,9 +40,12 @@ def pack_slice(items: list[tuple[str, dict[str, Any]]]) -> bytes:
 
 def unpack_slice(data: bytes) -> list[tuple[str, dict[str, Any]]]:
     """Read what `pack_slice` wrote."""
+    return _items_of(zlib.decompress(data))
+
+
+def _items_of(lines: bytes) -> list[tuple[str, dict[str, Any]]]:
     # Only \n ends a line (JSON escapes it inside values); one document is read faster than lines.
-    lines = zlib.decompress(data).rstrip(b"\n").replace(b"\n", b",")
-    items: list[list[Any]] = json.loads(b"[" + lines + b"]")
+    items: list[list[Any]] = json.loads(b"[" + lines.rstrip(b"\n").replace(b"\n", b",") + b"]")
     return [(key, item) for key, item in items]
 
 
@@ -53,10 +56,7 @@ class TaskItems:
     of a failed item has the text that was planned. All first copies come from one decoding of
     the slice; a further copy is decoded from its line when it is needed.
 
-    Args:
-        data: the slice, compressed.
-        first: the task's first item within it.
-        count: items of the task; `keys` are theirs, in order.
+    The task has `count` items of a compressed slice, from its item `first` on. `keys` are theirs.
     """
 
     __slots__ = ("_data", "_first", "_lines", "_ready", "keys")
@@ -92,22 +92,23 @@ class TaskItems:
 
 def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every (key, item) of a segment: its slices follow one another."""
-    while data:
-        reader = zlib.decompressobj()
-        lines = reader.decompress(data).decode().split("\n")
-        data = reader.unused_data
-        for line in lines:
-            if line:
-                key, item = json.loads(line)
-                yield key, item
+    for _, lines in _split(data):
+        yield from _items_of(lines)
 
 
 def slices_of(number: int, data: bytes) -> Iterator[Slice]:
     """The slices of a segment, as they were planned."""
     offset = 0
+    for packed, lines in _split(data):
+        digest = hashlib.sha256(packed).hexdigest()
+        yield Slice(number, offset, len(packed), lines.count(b"\n"), digest)
+        offset += len(packed)
+
+
+def _split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The slices of a segment, compressed and not."""
     while data:
         reader = zlib.decompressobj()
-        count = reader.decompress(data).count(b"\n")
-        length = len(data) - len(reader.unused_data)
-        yield Slice(number, offset, length, count, hashlib.sha256(data[:length]).hexdigest())
-        offset, data = offset + length, reader.unused_data
+        lines = reader.decompress(data)
+        yield data[: len(data) - len(reader.unused_data)], lines
+        data = reader.unused_data

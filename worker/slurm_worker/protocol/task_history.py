@@ -15,15 +15,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import cast
+from typing import Any, cast
 
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.ports import Row, Value, str_of
 from slurm_worker.protocol.row_fields import RowFields
 
-#: A hang is certain; a death may have had another cause, so it takes two.
-_DEATHS = {ErrorClass.TIMEOUT: 1}
-_DEATHS_ELSE = 2
 #: A task whose processes died this often is not run again.
 MOST_CRASHES = 20
 
@@ -124,11 +121,11 @@ def poison_items(crashes: Iterable[Crash]) -> dict[int, ErrorClass]:
     deaths: Counter[int] = Counter()
     found: dict[int, ErrorClass] = {}
     for crash in crashes:
-        if crash.position is None:
-            continue
-        deaths[crash.position] += 1
-        if deaths[crash.position] >= _DEATHS.get(crash.error_class, _DEATHS_ELSE):
-            found[crash.position] = crash.error_class
+        if crash.position is not None:
+            deaths[crash.position] += 1
+            # A hang is certain; a death may have had another cause, so it takes two.
+            if deaths[crash.position] >= (1 if crash.error_class is ErrorClass.TIMEOUT else 2):
+                found[crash.position] = crash.error_class
     return found
 
 
@@ -151,10 +148,11 @@ _TEXTS = (
     (TaskEvent.QUARANTINED, re.compile(r"quarantined by (?P<worker>\S+)")),
     (TaskEvent.RELEASED, re.compile(r"released by (?P<worker>\S+)")),
     (TaskEvent.SERVICE_FAILED, re.compile(r"a service failed; given back by (?P<worker>\S+)")),
-    (TaskEvent.CRASHED, re.compile(r"crashed: (?P<position>-|\d+) (?P<error_class>\w+)")),
+    (TaskEvent.CRASHED, re.compile(r"crashed: (?:-|(?P<position>\d+)) (?P<error_class>\w+)")),
     (TaskEvent.REOPENED, re.compile(r"reopened: retry round (?P<round_no>\d+)")),
     (TaskEvent.FAILED, re.compile(r"(?P<error_class>\w+) a(?P<attempt>\d+) (?P<worker>\S+)")),
 )
+_NUMBERS = ("position", "attempt", "round_no")
 _LAST_HOLDER = re.compile(r"last by ([^\s;]+)")
 
 
@@ -164,19 +162,15 @@ def _from_text(text: str, row: Row) -> HistoryEntry:
     at_ms = int(at) if at.isdecimal() else 0
     for event, pattern in _TEXTS:
         if match := pattern.match(what):
-            found = match.groupdict()
+            found: dict[str, Any] = {
+                name: int(value) if name in _NUMBERS else value
+                for name, value in match.groupdict().items()
+                if value is not None
+            }
             if event is TaskEvent.QUARANTINED and (
                 holder := _LAST_HOLDER.search(str_of(row, "error"))
             ):
                 # The entry named only the worker that wrote it.
                 found["previous"] = holder.group(1)
-            position = found.pop("position", "-")
-            return HistoryEntry(
-                at_ms,
-                event,
-                attempt=int(found.pop("attempt", 0)),
-                position=None if position == "-" else int(position),
-                round_no=int(found.pop("round_no", 0)),
-                **found,
-            )
+            return HistoryEntry(at_ms, event, **found)
     return HistoryEntry(at_ms, TaskEvent.RELEASED)

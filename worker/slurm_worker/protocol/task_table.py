@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import heapq
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol import keys
@@ -22,16 +23,7 @@ from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Stat
 from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.statements import tasks as task_statements
 from slurm_worker.protocol.task_history import Crash, HistoryEntry, TaskEvent, read_history
-from slurm_worker.protocol.tasks import (
-    Candidate,
-    Claimed,
-    GivenUp,
-    Held,
-    Lease,
-    Lost,
-    Renewed,
-    TaskRow,
-)
+from slurm_worker.protocol.tasks import Candidate, Claimed, GivenUp, Lease, TaskRow
 
 _MESSAGE_LIMIT = 200
 #: Entries of a row's history, and characters of a worker's name in each: within the 1 KB.
@@ -86,16 +78,20 @@ class TaskTable:
 
     def all_rows(self, shard: int) -> Iterator[TaskRow]:
         """Every row of a shard, perhaps a second old, for half the price."""
-        for row in self.rows.query(keys.task_pk(self.job, shard)):
-            yield TaskRow.from_row(row)
+        return map(TaskRow.from_row, self.rows.query(keys.task_pk(self.job, shard)))
 
     def rows_of_round(self, round_no: int) -> Iterator[TaskRow]:
         """A round's rows in the order of their numbers, halves of bisected tasks last.
 
         As they are now; a request per page of each shard.
         """
-        shards = (self._of_round(shard, round_no) for shard in range(self.shards))
-        return heapq.merge(*shards, key=lambda row: row.sequence)
+        after = keys.before_round(round_no)
+
+        def of_shard(shard: int) -> Iterator[TaskRow]:
+            rows = self.rows.query(keys.task_pk(self.job, shard), after=after, consistent=True)
+            return takewhile(lambda row: row.round_no == round_no, map(TaskRow.from_row, rows))
+
+        return heapq.merge(*map(of_shard, range(self.shards)), key=lambda row: row.sequence)
 
     def check_markers(self, markers: Iterable[Marker], round_no: int) -> Iterator[Marker]:
         """A round's markers, after a check that each was made from the items of its task.
@@ -116,31 +112,24 @@ class TaskTable:
             marker.check(None if found is None else found.where)
             yield marker
 
-    def _of_round(self, shard: int, round_no: int) -> Iterator[TaskRow]:
-        after = keys.before_round(round_no)
-        for row in self.rows.query(keys.task_pk(self.job, shard), after=after, consistent=True):
-            found = TaskRow.from_row(row)
-            if found.round_no != round_no:
-                return
-            yield found
-
     def find(self, task: TaskId) -> TaskRow | None:
         """One task's row."""
         round_no, sequence = keys.parse_task_id(task)
         row = self.rows.get(self._pk(sequence), keys.task_sk(round_no, sequence))
         return None if row is None else TaskRow.from_row(row)
 
-    def claim(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held:
-        """Lease a ready task. A refusal that carries our request id is our own lost reply.
+    def claim(self, row: TaskRow, owner: str, request: str = "") -> Claimed | None:
+        """Lease a ready task; None if another worker was quicker, or it is not claimable.
 
-        The `request` id, which no other request has, is drawn where none is given.
+        A refusal that carries our request id is our own lost reply. The `request` id, which no
+        other request has, is drawn where none is given.
         """
         request = request or uuid.uuid4().hex
         now = self._ms()
         statement = task_statements.claim(owner, request, now, self._until(now))
         return self._lease(row, owner, request, statement)
 
-    def steal(self, row: TaskRow, owner: str, request: str = "") -> Claimed | Held | GivenUp:
+    def steal(self, row: TaskRow, owner: str, request: str = "") -> Claimed | GivenUp | None:
         """Lease a task whose lease has expired, as `row` was seen a heartbeat ago.
 
         A task that has lost its lease `max_lost` times may be what kills its workers. The
@@ -152,25 +141,23 @@ class TaskTable:
         if row.lost + 1 >= self.lease.max_lost and not row.can_bisect:
             return self._quarantine(row, owner, dead)
         request = request or uuid.uuid4().hex
-        history = self._entry(row, TaskEvent.STOLEN, owner, previous=row.owner)
+        history = _unless_full(row, self._entry(TaskEvent.STOLEN, owner, row.owner))
         until = self._until(now)
         statement = task_statements.steal(
             owner, request, now, until, dead=dead, seen=row.version, history=history
         )
         return self._lease(row, owner, request, statement)
 
-    def heartbeat(
-        self, lease: Lease, ok: int, failed: int, *, checkpoint: str = ""
-    ) -> Renewed | Lost:
-        """Renew the lease, record progress and the checkpoint; repeating it does no harm."""
+    def heartbeat(self, lease: Lease, ok: int, failed: int, *, checkpoint: str = "") -> bool:
+        """Renew the lease for another ttl, record progress (in items) and the checkpoint.
+
+        Repeating it does no harm. False if the lease is lost: stop, discard, take the next task.
+        """
         until, version = self._until(self._ms()), uuid.uuid4().hex
         statement = task_statements.heartbeat(
             lease.owner, lease.attempt, version, until, ok=ok, failed=failed, checkpoint=checkpoint
         )
-        result = self._update(lease.task, statement)
-        if isinstance(result, Applied):
-            return Renewed()
-        return Lost(TaskRow.from_row(result.row) if result.row else None)
+        return isinstance(self._update(lease.task, statement), Applied)
 
     def complete(self, marker: Marker) -> None:
         """Bring the row to what the marker says, whichever worker made it.
@@ -202,6 +189,8 @@ class TaskTable:
         Refused after a lost reply, or because the lease was lost: in both cases it has ended.
         """
         final = final or lease.row.tries + 1 >= self.lease.max_tries
+        entry = self._entry(TaskEvent.FAILED, lease.owner)
+        entry = replace(entry, attempt=lease.attempt, error_class=error_class.value)
         statement = task_statements.fail(
             lease.owner,
             lease.attempt,
@@ -209,13 +198,7 @@ class TaskTable:
             not_before=self._ms() + int(delay_s * 1000),
             error_class=error_class,
             message=message[:_MESSAGE_LIMIT],
-            history=self._entry(
-                lease.row,
-                TaskEvent.FAILED,
-                lease.owner,
-                attempt=lease.attempt,
-                error_class=error_class.value,
-            ),
+            history=_unless_full(lease.row, entry),
         )
         self._update(lease.task, statement)
 
@@ -248,7 +231,7 @@ class TaskTable:
             request,
             checkpoint=row.checkpoint,
             requests=row.requests,
-            history=self._entry(row, TaskEvent.RELEASED, owner),
+            history=_unless_full(row, self._entry(TaskEvent.RELEASED, owner)),
         )
         self._update(row.task, statement)
 
@@ -261,18 +244,16 @@ class TaskTable:
     ) -> bool:
         """Give the lease back without counting a try; False if it was lost already.
 
-        Args:
-            lease: the lease.
-            checkpoint: names what is saved of it.
-            requests: made of AWS for the task so far, by kind, for the marker to come.
-            event: for the history; None records nothing.
+        `requests` were made of AWS for the task so far, by kind, for the marker to come. The
+        `event` is for the history; None records nothing.
         """
+        entries = [] if event is None else [self._entry(event, lease.owner)]
         statement = task_statements.release(
             lease.owner,
             lease.attempt,
             checkpoint=checkpoint,
             requests=requests or lease.row.requests,
-            history=[] if event is None else self._entry(lease.row, event, lease.owner),
+            history=_unless_full(lease.row, *entries),
         )
         return isinstance(self._update(lease.task, statement), Applied)
 
@@ -281,13 +262,8 @@ class TaskTable:
 
         False if the lease has ended: it expired first, or this was recorded before.
         """
-        entry = HistoryEntry(
-            self._ms(),
-            TaskEvent.CRASHED,
-            owner[:_NAME_LIMIT],
-            error_class=crash.error_class.value,
-            position=crash.position,
-        )
+        entry = self._entry(TaskEvent.CRASHED, owner)
+        entry = replace(entry, error_class=crash.error_class.value, position=crash.position)
         statement = task_statements.record_crash(owner, attempt, crash, entry)
         return isinstance(self._update(task, statement), Applied)
 
@@ -332,48 +308,36 @@ class TaskTable:
         round_no, sequence = keys.parse_task_id(task)
         return self.rows.update(self._pk(sequence), keys.task_sk(round_no, sequence), statement)
 
-    def _entry(
-        self,
-        row: TaskRow,
-        event: TaskEvent,
-        worker: str,
-        *,
-        previous: str = "",
-        attempt: int = 0,
-        error_class: str = "",
-    ) -> list[HistoryEntry]:
-        """An entry for the history, none where it is full.
-
-        The history changes only in writes that end the lease under which `row` was read,
-        so its length is what it was then.
-        """
-        if len(row.history) >= HISTORY_LIMIT:
-            return []
-        names = worker[:_NAME_LIMIT], previous[:_NAME_LIMIT]
-        return [HistoryEntry(self._ms(), event, *names, error_class, attempt)]
+    def _entry(self, event: TaskEvent, worker: str, previous: str = "") -> HistoryEntry:
+        return HistoryEntry(self._ms(), event, worker[:_NAME_LIMIT], previous[:_NAME_LIMIT])
 
     def _lease(
         self, row: TaskRow, owner: str, request: str, statement: Statement
-    ) -> Claimed | Held:
-        result = self._update(row.task, statement)
-        if result.row is None:
-            return Held(None)
-        standing = TaskRow.from_row(result.row)
-        if isinstance(result, Applied) or result.row.get("request") == request:
-            return Claimed(Lease(standing, owner))
-        return Held(standing)
+    ) -> Claimed | None:
+        standing = self._update(row.task, statement).row
+        if standing is None or standing.get("request") != request:
+            return None
+        return Claimed(Lease(TaskRow.from_row(standing), owner))
 
-    def _quarantine(self, row: TaskRow, owner: str, dead: int) -> Held | GivenUp:
+    def _quarantine(self, row: TaskRow, owner: str, dead: int) -> GivenUp | None:
         """Give a task up; a refusal whose row holds our entry is our own lost reply."""
-        names = owner[:_NAME_LIMIT], row.owner[:_NAME_LIMIT]
-        entry = HistoryEntry(self._ms(), TaskEvent.QUARANTINED, *names)
+        entry = self._entry(TaskEvent.QUARANTINED, owner, row.owner)
         message = f"the lease was lost {row.lost + 1} times, last by {row.owner}"
         statement = task_statements.quarantine(
             dead=dead, seen=row.version, message=message, history=entry
         )
         result = self._update(row.task, statement)
         ours = isinstance(result, Applied) or entry in read_history(result.row or {})
-        return GivenUp() if ours else Held(None)
+        return GivenUp() if ours else None
+
+
+def _unless_full(row: TaskRow, *entries: HistoryEntry) -> Sequence[HistoryEntry]:
+    """The entries for the history, none where it is full.
+
+    The history changes only in writes that end the lease under which `row` was read, so its
+    length is what it was then.
+    """
+    return entries if len(row.history) < HISTORY_LIMIT else ()
 
 
 def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
@@ -384,7 +348,5 @@ def halves_of(row: TaskRow) -> tuple[TaskRow, TaskRow]:
     where, middle = row.where, row.where.count // 2
     one = replace(where, count=middle)
     other = replace(where, first=where.first + middle, count=where.count - middle)
-    return (
-        TaskRow(*keys.parse_task_id(halves[0]), TaskState.READY, one),
-        TaskRow(*keys.parse_task_id(halves[1]), TaskState.READY, other),
-    )
+    first, second = map(keys.parse_task_id, halves)
+    return TaskRow(*first, TaskState.READY, one), TaskRow(*second, TaskState.READY, other)

@@ -67,7 +67,7 @@ class TaskRow:
     @classmethod
     def from_row(cls, row: Row) -> TaskRow:
         """Read a row of the table."""
-        round_no, sequence = keys.parse_task_sk(str(row["sk"]))
+        round_no, sequence = keys.parse_task_id(str(row["sk"]))
         return _TASK.read(
             row,
             round_no=round_no,
@@ -97,24 +97,16 @@ _TASK = RowFields(
 
 
 class Candidate:
-    """A row of a page; only what a choice needs is read."""
+    """A row of a page; only what a choice needs is read. Times are those of `TaskRow`."""
 
-    __slots__ = ("_row", "sk", "state")
+    __slots__ = ("_row", "lease_until_ms", "not_before_ms", "sk", "state")
 
     def __init__(self, row: Row) -> None:
         self._row = row
         self.sk = str(row["sk"])
         self.state = TaskState(row["state"])
-
-    @property
-    def not_before_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "not_before")
-
-    @property
-    def lease_until_ms(self) -> int:
-        """See `TaskRow`."""
-        return int_of(self._row, "lease_until")
+        self.not_before_ms = int_of(row, "not_before")
+        self.lease_until_ms = int_of(row, "lease_until")
 
     def read(self) -> TaskRow:
         """The whole row."""
@@ -151,24 +143,5 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Another worker was quicker, or the row is not claimable; `row` is the current row."""
-
-    row: TaskRow | None
-
-
-@dataclass(frozen=True, slots=True)
 class GivenUp:
     """The task lost its lease too often, and this call has quarantined it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Renewed:
-    """The lease is ours for another ttl."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The lease is lost: stop, discard, take the next task."""
-
-    row: TaskRow | None

@@ -23,7 +23,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LimitConfig
@@ -31,13 +31,7 @@ from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
-from slurm_worker.rate_limits.slices import (
-    MOST_TOKENS,
-    MOST_WRITES_PER_S,
-    SliceSize,
-    reservation_of,
-    slice_of,
-)
+from slurm_worker.rate_limits.slices import MOST_TOKENS, MOST_WRITES_PER_S, SliceSize, slice_of
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
@@ -48,10 +42,8 @@ MOST_RETRY_AFTER_S = 600.0
 _SHORTEST_HORIZON_S = 5.0
 _SLEEP_SLICE_S = 0.5
 _FRESH_S = 2.0
-#: Refusals in a row after which the next try comes at once.
-_REFUSED_AT_ONCE = 4
-#: Tries to give back what is held of a day's quota.
-_RETURN_TRIES = 4
+_REFUSED_AT_ONCE = 4  #: refusals in a row after which the next try comes at once
+_RETURN_TRIES = 4  #: to give back what is held of a day's quota
 
 
 class Stopped(Exception):
@@ -72,10 +64,6 @@ class LimiterCounts:
     refusals: int = 0
     penalties: int = 0  #: answers with status 429
 
-    def to_dict(self) -> dict[str, int]:
-        """By name."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -87,15 +75,9 @@ class Token:
 
 
 class RateLimiter:
-    """One shared limit, as one worker process uses it; safe to share between threads.
+    """One shared limit, as one of `workers` processes uses it; safe to share between threads.
 
-    Args:
-        rows: the table.
-        config: the limit.
-        workers: workers that share it, for the size of a slice and the horizon.
-        clock: AWS time.
-        rng: jitter.
-        record: is called for each cut of the rate that this worker makes.
+    `record` is called for each cut of the rate that this process makes.
     """
 
     def __init__(
@@ -126,13 +108,12 @@ class RateLimiter:
         self._crowded = False
         self._refused_in_a_row = 0
         self._row: Row = {}
-        self._pk = keys.limit_pk(config.scope, config.name)
-        self._sk = keys.LIMIT_SK
+        self._key = keys.limit_pk(config.scope, config.name), keys.LIMIT_SK
         self._quota = config.quota_per_day or NO_QUOTA
         least = slice_of(config.rate, MOST_WRITES_PER_S)
         self._share = share_of(config.quota_per_day, workers, least)
         #: Tokens of one reservation; more only where a burst is due.
-        self.tokens = reservation_of(config.rate, workers, config.quota_per_day)
+        self.tokens = min(slice_of(config.rate, workers), self._share)
         self._size = SliceSize(self.tokens, least)
         self._workers = workers
         self._burst_s = (config.burst - 1) / config.rate
@@ -140,29 +121,12 @@ class RateLimiter:
         self._turn_s = workers * self.tokens / config.rate
         self._horizon_s = max(_SHORTEST_HORIZON_S, 1.2 * self._turn_s)
 
-    def acquire(self, stopping: Callable[[], bool]) -> None:
-        """Wait for a token whose time is now.
-
-        Raises:
-            Stopped: if `stopping` turns true meanwhile.
-            ServiceError: if the table can't be reached.
-        """
-        while True:
-            token = self.token(stopping)
-            try:
-                wait_until(token.at, self._clock, stopping)
-            except BaseException:
-                self.discard(token)
-                raise
-            if self.usable(token):
-                return
-            self.discard(token)
-
     def token(self, stopping: Callable[[], bool]) -> Token:
         """The next token; reserves more when there is none here.
 
         Raises:
-            Stopped, ServiceError: as `acquire`.
+            Stopped: if `stopping` turns true meanwhile.
+            ServiceError: if the table can't be reached.
         """
         while (token := self.poll()) is None:
             wait_s = self.reserve()
@@ -178,7 +142,7 @@ class RateLimiter:
             while self._slots and self._allotment.held:
                 token = self._token(self._slots.popleft())
                 if token.until >= max(now, token.at):
-                    self._allotment.take()
+                    self._allotment.held -= 1
                     self._used += 1
                     return token
                 self._late += 1
@@ -251,33 +215,22 @@ class RateLimiter:
                 # Refused means that the schedule is already later than that.
                 self._update(statements.push_schedule(_us(now + pause)))
             now = self._clock.now()
-            cut = self._change_rate(
-                statements.cut_rate(
-                    _thousandths(self._own_rate(row) * _CUT),
-                    int_of(row, "epoch"),
-                    _us(now),
-                    _us(now - _CUT_WINDOW_S),
-                ),
-                row,
-                now,
+            rate = _thousandths(self._own_rate(row) * _CUT)
+            statement = statements.cut_rate(
+                rate, int_of(row, "epoch"), _us(now), _us(now - _CUT_WINDOW_S)
             )
+            cut = self._change_rate(statement, row, now)
         if cut:
-            self._record(
-                "rate_cut",
-                {
-                    "limit": self.config.name,
-                    "scope": self.config.scope,
-                    "from": f"{self._own_rate(row):g}/s",
-                    "to": f"{_rate(self._row):g}/s",
-                    "retry_after_s": round(retry_after_s or 0),
-                },
-            )
+            rates = {"from": f"{self._own_rate(row):g}/s", "to": f"{_rate(self._row):g}/s"}
+            which = {"limit": self.config.name, "scope": self.config.scope}
+            retry = round(retry_after_s or 0)
+            self._record("rate_cut", {**which, **rates, "retry_after_s": retry})
 
     def _revalidate(self) -> bool:
         """Whether slots that were reserved a while ago are still valid: half a read unit."""
         if self._clock.boot_time() - self._checked <= _FRESH_S:
             return True
-        row = self._rows.get(self._pk, self._sk, consistent=False) or {}
+        row = self._rows.get(*self._key, consistent=False) or {}
         with self._lock:
             self._checked = self._clock.boot_time()
             if int_of(row, "epoch") <= self._epoch:
@@ -301,13 +254,12 @@ class RateLimiter:
         charge = self._allotment.lacks(tokens, day)
         cost = math.ceil(tokens * 1e6 / rate)
         ceiling = _us(now) + _us(self._horizon_s)
+        slots = {"cost": cost, "charge": charge, "floor": floor}
         seen = {"epoch": int_of(row, "epoch"), "window": day, "most": self._quota - charge}
         if int_of(row, "tat") < floor and not self._crowded:
-            statement = statements.reserve_now(cost=cost, charge=charge, floor=floor, **seen)
+            statement = statements.reserve_now(**slots, **seen)
         else:
-            statement = statements.reserve_next(
-                cost=cost, charge=charge, floor=floor, ceiling=ceiling, **seen
-            )
+            statement = statements.reserve_next(**slots, **seen, ceiling=ceiling)
         result = self._update(statement)
         self._row = result.row or {}
         # Far ahead of what we reserved: other workers reserve too, also before our next request.
@@ -384,7 +336,8 @@ class RateLimiter:
 
         A rate that was not cut is that of another job's configuration: ours applies at once.
         """
-        if int_of(row, "rate") >= _thousandths(self.config.rate):
+        cap = _thousandths(self.config.rate)
+        if int_of(row, "rate") >= cap:
             return
         if int_of(row, "rate") == int_of(row, "full"):
             rate, window_s = self.config.rate, 0.0
@@ -392,15 +345,10 @@ class RateLimiter:
             rate, window_s = min(self.config.rate, _rate(row) * _RAISE), _RAISE_AFTER_S
         else:
             return
-        now = self._clock.now()
-        cap = _thousandths(self.config.rate)
+        now, epoch = self._clock.now(), int_of(row, "epoch")
+        limits = {"cap": cap, "full": max(int_of(row, "full"), cap)}
         statement = statements.raise_rate(
-            _thousandths(rate),
-            int_of(row, "epoch"),
-            _us(now),
-            _us(now - window_s),
-            cap=cap,
-            full=max(int_of(row, "full"), cap),
+            _thousandths(rate), epoch, _us(now), _us(now - window_s), **limits
         )
         self._change_rate(statement, row, now)
 
@@ -415,22 +363,14 @@ class RateLimiter:
         return isinstance(result, Applied) or changed == (_us(now), int_of(row, "epoch") + 1)
 
     def _update(self, statement: Statement) -> Applied | Refused:
-        return self._rows.update(self._pk, self._sk, statement)
+        return self._rows.update(*self._key, statement)
 
     def _read(self) -> Row:
-        row = self._rows.get(self._pk, self._sk)
+        row = self._rows.get(*self._key)
         if row is None:
-            fresh: Row = {
-                "pk": self._pk,
-                "sk": self._sk,
-                "rate": _thousandths(self.config.rate),
-                "full": _thousandths(self.config.rate),
-                "tat": 0,
-                "epoch": 0,
-                "changed": 0,
-                "used": 0,
-                "window": 0,
-            }
+            (pk, sk), rate = self._key, _thousandths(self.config.rate)
+            counters = dict.fromkeys(("tat", "epoch", "changed", "used", "window"), 0)
+            fresh: Row = {"pk": pk, "sk": sk, "rate": rate, "full": rate, **counters}
             row = self._rows.put_new(fresh).row or fresh
         self._row = row
         return row

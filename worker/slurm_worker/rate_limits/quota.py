@@ -49,15 +49,7 @@ class Allotment:
     """Calls that are charged to a day's quota and not made yet; the caller holds the lock."""
 
     def __init__(self) -> None:
-        self.day = 0
-        self.held = 0
-
-    def take(self) -> bool:
-        """Take one for a call; False if there is none."""
-        if self.held <= 0:
-            return False
-        self.held -= 1
-        return True
+        self.day = self.held = 0
 
     def put_back(self, day: int) -> None:
         """Put a call back that was taken and not made."""

@@ -56,11 +56,8 @@ class SliceSize:
     """How many slots a worker reserves at a time: as many as it uses before they expire.
 
     After two slices in a row with unused slots (one may be a pause) it falls to what was used.
-    It rises slowly, by a quarter, so that trying wastes little of the schedule.
-
-    Args:
-        most: slots at a time, at most.
-        least: slots at a time, at least, so that the limit's row can serve all workers.
+    It rises slowly, by a quarter, so that trying wastes little of the schedule. It stays between
+    `least`, with which the limit's row can serve all workers, and `most`.
     """
 
     def __init__(self, most: int, least: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from slurm_worker.protocol.ports import Statement
+from slurm_worker.protocol.statements import statement
 
 _AS_SEEN = "#epoch = :epoch AND #window = :window AND #used <= :most"
 
@@ -19,19 +20,12 @@ def reserve_next(
     which at most `most` are charged already. A schedule before the `floor` is idle. `epoch` and
     `window`, the day, are those of the row as it was seen.
     """
-    return Statement(
+    seen = {"epoch": epoch, "window": window, "most": most}
+    return statement(
         "reserve next",
         "SET #tat = #tat + :cost, #used = #used + :charge",
         f"#tat >= :floor AND #tat <= :ceiling AND {_AS_SEEN}",
-        {
-            "cost": cost,
-            "charge": charge,
-            "floor": floor,
-            "ceiling": ceiling,
-            "epoch": epoch,
-            "window": window,
-            "most": most,
-        },
+        {"cost": cost, "charge": charge, "floor": floor, "ceiling": ceiling, **seen},
     )
 
 
@@ -42,29 +36,19 @@ def reserve_now(
 
     Arguments are those of `reserve_next`.
     """
-    return Statement(
+    seen = {"epoch": epoch, "window": window, "most": most}
+    return statement(
         "reserve now",
         "SET #tat = :floor_plus_cost, #used = #used + :charge",
         f"#tat < :floor AND {_AS_SEEN}",
-        {
-            "floor_plus_cost": floor + cost,
-            "charge": charge,
-            "floor": floor,
-            "epoch": epoch,
-            "window": window,
-            "most": most,
-        },
+        {"floor_plus_cost": floor + cost, "charge": charge, "floor": floor, **seen},
     )
 
 
 def begin_day(day: int) -> Statement:
     """Begin a new day of a quota; refused means that it has begun."""
-    return Statement(
-        "new window",
-        "SET #window = :window, #used = :zero",
-        "#window < :window",
-        {"window": day, "zero": 0},
-    )
+    update = "SET #window = :window, #used = :zero"
+    return statement("new window", update, "#window < :window", {"window": day})
 
 
 def return_quota(calls: int, day: int, returns: int, request: str) -> Statement:
@@ -74,19 +58,12 @@ def return_quota(calls: int, day: int, returns: int, request: str) -> Statement:
     or arrives late, is refused: use is never counted too low. No other request has the id
     `request`.
     """
-    return Statement(
+    return statement(
         "return quota",
         "SET #used = #used - :calls, #returned_by = :request, "
         "#returns = if_not_exists(#returns, :zero) + :one",
         "#window = :window AND (attribute_not_exists(#returns) OR #returns = :returns)",
-        {
-            "calls": calls,
-            "window": day,
-            "returns": returns,
-            "request": request,
-            "zero": 0,
-            "one": 1,
-        },
+        {"calls": calls, "window": day, "returns": returns, "request": request},
     )
 
 
@@ -95,11 +72,11 @@ def cut_rate(rate: int, epoch: int, now: int, before: int) -> Statement:
 
     The rate is in thousandths of a token per second; its last change was before `before`.
     """
-    return Statement(
+    return statement(
         "cut rate",
         "SET #rate = :rate, #epoch = #epoch + :one, #changed = :now",
         "#epoch = :epoch AND #changed < :before",
-        {"rate": rate, "epoch": epoch, "now": now, "before": before, "one": 1},
+        {"rate": rate, "epoch": epoch, "now": now, "before": before},
     )
 
 
@@ -108,22 +85,15 @@ def raise_rate(rate: int, epoch: int, now: int, before: int, *, cap: int, full: 
 
     `full` is the highest rate of any job that shares the limit.
     """
-    return Statement(
+    limits = {"cap": cap, "full": full}
+    return statement(
         "raise rate",
         "SET #rate = :rate, #full = :full, #epoch = #epoch + :one, #changed = :now",
         "#epoch = :epoch AND #changed < :before AND #rate < :cap",
-        {
-            "rate": rate,
-            "full": full,
-            "epoch": epoch,
-            "now": now,
-            "before": before,
-            "cap": cap,
-            "one": 1,
-        },
+        {"rate": rate, "epoch": epoch, "now": now, "before": before, **limits},
     )
 
 
 def push_schedule(tat: int) -> Statement:
     """Heed ``Retry-After``: nothing is sent before this time."""
-    return Statement("push tat", "SET #tat = :tat", "#tat < :tat", {"tat": tat})
+    return statement("push tat", "SET #tat = :tat", "#tat < :tat", {"tat": tat})

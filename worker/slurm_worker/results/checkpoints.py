@@ -25,30 +25,22 @@ _WORTH = 10.0
 class Checkpoints:
     """Writes and reads the checkpoints of one attempt.
 
-    Args:
-        store: the job's objects.
-        lease: of the attempt.
-        code: digest and name of the handler.
-        every_s: least seconds between two; 0 turns them off.
+    `code` is digest and name of the handler. At least `every_s` seconds pass between two; 0 turns
+    them off.
     """
 
     def __init__(self, store: JobStore, lease: Lease, code: str, every_s: float) -> None:
-        self._store = store
-        self._lease = lease
+        self._store, self._lease = store, lease
         #: What the outcomes were made from; an attempt continues no others.
         self._origin = [lease.task, lease.row.where.sha256, code]
         self._every_s = every_s
-        self._number = 0
-        self._cost_s = 0.0
-        self._items = 0
+        self._number = self._items = 0
+        self.cost_s = 0.0  #: seconds that the last upload took
 
-    def due(self, worked_s: float) -> bool:
-        """Whether the work since the last checkpoint is worth another."""
-        return self._every_s > 0 and worked_s >= max(self._every_s, _WORTH * self._cost_s)
-
-    def worth_saving(self, worked_s: float) -> bool:
-        """Whether a worker that gives the task back should upload one first."""
-        return self._every_s > 0 and worked_s >= max(1.0, _WORTH * self._cost_s)
+    def due(self, worked_s: float, *, released: bool = False) -> bool:
+        """Whether the work since the last one is worth another; a `released` task needs less."""
+        least_s = 1.0 if released else self._every_s
+        return self._every_s > 0 and worked_s >= max(least_s, _WORTH * self.cost_s)
 
     def save(self, outcomes: Sequence[Outcome]) -> str:
         """Upload the outcomes; the row's reference, ``key sha256``, empty if nothing is new."""
@@ -63,10 +55,6 @@ class Checkpoints:
         self._number += 1
         self._items = items
         return f"{key.rsplit('/', 1)[1]} {hashlib.sha256(data).hexdigest()}"
-
-    def record_cost(self, seconds: float) -> None:
-        """Record how long the last upload took."""
-        self._cost_s = seconds
 
     def load(self, ref: str) -> list[Outcome]:
         """The outcomes of a checkpoint, by the row's reference; none if it can't be used."""

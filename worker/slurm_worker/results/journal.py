@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -31,22 +32,13 @@ _BATCH = 1000
 
 
 class Outcome(NamedTuple):
-    """The outcome of one item.
+    """The outcome of one item, or of neighbours that succeeded: fewer rows cost SQLite less."""
 
-    Args:
-        position: the item's place in its task, from 0.
-        error_class: empty where it succeeded.
-        rows: lines in `body` (1 for a failed item).
-        body: JSON lines, each with a newline at its end: the rows, or the one error record.
-        items: how many items, from `position` on, this is the outcome of. Neighbours that
-            succeeded are written as one, which saves most of SQLite's cost.
-    """
-
-    position: int
-    error_class: str
-    rows: int
-    body: str
-    items: int = 1
+    position: int  #: the place of the first item in its task, from 0
+    error_class: str  #: empty where it succeeded
+    rows: int  #: lines in `body` (1 for a failed item)
+    body: str  #: JSON lines, each with its newline: the rows, or the one error record
+    items: int = 1  #: how many, from `position` on
 
 
 class Journal:
@@ -99,8 +91,7 @@ class Journal:
             count = len(self._run)
             first = self._following - count
             self._pending.append(Outcome(first, "", self._run_rows, "".join(self._run), count))
-            self._run = []
-            self._run_rows = 0
+            self._run, self._run_rows = [], 0
 
     def flush(self) -> None:
         """Write and count what is pending; the file then holds no other attempt's outcomes."""
@@ -139,10 +130,9 @@ class Journal:
     def bodies(self, *, failed: bool) -> Iterator[str]:
         """The lines of the failed items, or of the others, in order."""
         self.flush()
-        condition = "class <> ''" if failed else "class = ''"
-        for (body,) in self._db.execute(
-            f"SELECT body FROM outcomes WHERE {condition} ORDER BY position"  # noqa: S608
-        ):
+        which = "<>" if failed else "="
+        select = f"SELECT body FROM outcomes WHERE class {which} '' ORDER BY position"  # noqa: S608
+        for (body,) in self._db.execute(select):
             yield body
 
     def failed_by_class(self) -> dict[str, int]:
@@ -150,24 +140,18 @@ class Journal:
         self.flush()
         if not self.failed:
             return {}
-        return dict(
-            self._db.execute(
-                "SELECT class, count(*) FROM outcomes WHERE class <> '' "
-                "GROUP BY class ORDER BY class"
-            )
+        select = (
+            "SELECT class, count(*) FROM outcomes WHERE class <> '' GROUP BY class ORDER BY class"
         )
+        return dict(self._db.execute(select))
 
     def snapshot(self) -> list[Outcome]:
         """Every outcome written so far; uses its own connection."""
         if self._stale:
             return []
-        reader = sqlite3.connect(self.path, isolation_level=None)
-        try:
-            return [
-                Outcome(*row) for row in reader.execute("SELECT * FROM outcomes ORDER BY position")
-            ]
-        finally:
-            reader.close()
+        with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+            found = reader.execute("SELECT * FROM outcomes ORDER BY position")
+            return [Outcome(*row) for row in found]
 
     def restore(self, outcomes: Iterable[Outcome]) -> None:
         """Start from the outcomes of an earlier attempt."""
@@ -181,11 +165,7 @@ class Journal:
 
 
 def _runs(outcomes: list[Outcome]) -> list[Outcome]:
-    """The outcomes in order, neighbours that succeeded as one.
-
-    Raises:
-        sqlite3.IntegrityError: if an item has two.
-    """
+    """The outcomes in order, neighbours that succeeded as one; an item with two is an error."""
     if any(later[0] <= earlier[0] for earlier, later in pairwise(outcomes)):
         outcomes = sorted(outcomes)
     found: list[Outcome] = []

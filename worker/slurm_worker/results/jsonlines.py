@@ -25,17 +25,13 @@ class BadLine(ValueError):
 
 
 def parse(data: bytes, *, first: int = 1, exact: bool = False) -> list[Row]:
-    """The objects in these lines; blank lines hold none.
+    """The objects in these whole lines, of which the `first` has that number; blank ones hold none.
 
-    Args:
-        data: whole lines, each with its end.
-        first: the number of the first line.
-        exact: whether a number that a double does not hold, or half of a surrogate pair, is an
-            error. Lines that Python wrote from its own values have no such numbers.
+    With `exact`, a number that a double does not hold, and half of a surrogate pair, are errors.
+    Lines that Python wrote from its own values have no such numbers.
 
     Raises:
-        BadLine: if a line is not one JSON object, has a name twice in an object, or can't be
-            read exactly.
+        BadLine: if a line is not one JSON object, or has a name twice in an object.
     """
     try:
         text = data.decode()
@@ -62,20 +58,12 @@ def decode(text: str) -> Any:
 
 
 def decode_row(line: str) -> Row:
-    """The object of one line, by the rules of `decode`.
-
-    Raises:
-        ValueError: with what is wrong with the line.
-    """
+    """The object of one line, by the rules of `decode`; a ValueError says what is wrong with it."""
     return _row(line, _EXACT)
 
 
 def exact_float(text: str) -> float:
-    """The double of a number's text.
-
-    Raises:
-        ValueError: if the double, written with as many digits, is another number.
-    """
+    """The double of a number's text; a ValueError if, with as many digits, it is another number."""
     number = float(text)
     if (len(text) <= _SHORT and "e" not in text and "E" not in text) or repr(number) == text:
         return number

@@ -7,7 +7,6 @@ be planned from it alone. The same outcomes give the same bytes.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -15,7 +14,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,12 +89,10 @@ class Columns(Protocol):
 def to_lines(key: str, result: object) -> tuple[int, str]:
     """A handler's result as JSON lines: how many, and the lines.
 
-    Args:
-        key: the item's key.
-        result: a dict (one row), a list of dicts (that many rows), or None (no row).
+    `result` is a dict (one row), a list of dicts (that many rows), or None (no row).
 
     Raises:
-        ItemError: class `handler_bug`, if the result is something else or not JSON.
+        ItemError: class `handler_bug`, if it is something else or not JSON.
     """
     try:
         if type(result) is dict and KEY_FIELD not in result:
@@ -104,8 +101,8 @@ def to_lines(key: str, result: object) -> tuple[int, str]:
             line = f"{_HEAD}{_encode_text(key)}{',' if result else ''}{rest}\n"
             if not line.isascii():
                 line.encode()  # See `_line`.
-            if "{" in rest:
-                _check_names(result, rest)
+            if "{" in rest and _NAME_OF_OTHER(rest):
+                check_names(result)
             for name in result:
                 if type(name) is not str:
                     check_names(result)
@@ -130,20 +127,15 @@ def _line(row: dict[str, Any]) -> str:
     line = "".join(_encode(row, 0)) + "\n"
     if not line.isascii():
         line.encode()  # A lone surrogate is text to Python only.
-    _check_names(row, line)
+    if _NAME_OF_OTHER(line):
+        check_names(row)
     return line
 
 
-def _check_names(row: dict[str, Any], line: str) -> None:
-    if _NAME_OF_OTHER(line):
-        check_names(row)
-
-
 def check_names(value: object) -> None:
-    """Refuse a dict, at any depth, two of whose keys become one name in JSON.
+    """Raise a ValueError for a dict, at any depth, two of whose keys become one name in JSON.
 
-    Raises:
-        ValueError: naming the keys: JSON writes 1 as "1", None as "null", True as "true".
+    JSON writes 1 as "1", None as "null" and True as "true".
     """
     left = [value]
     while left:
@@ -259,7 +251,7 @@ def _gunzip(data: bytes) -> bytes:
     size = int.from_bytes(data[-4:], "little")
     # Unpacked into one piece of memory of the size in the trailer, where possible.
     if igzip_lib is not None and size <= len(data) << _MOST_SHRUNK:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             reader = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP)
             lines: bytes = reader.decompress(data, size + 1)
             if reader.eof and not reader.unused_data and len(lines) == size:
@@ -269,11 +261,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def parse_lines(data: bytes) -> list[dict[str, Any]]:
-    """Rows of JSON lines, each with its item's key.
-
-    Raises:
-        ValueError: if a line is not a JSON object, has a name twice, or has no key.
-    """
+    """Rows of JSON lines; a ValueError for one without a key, or that is not an object."""
     if data and not data.endswith(b"\n"):
         raise ValueError("the last line is incomplete")
     rows = jsonlines.parse(data)
@@ -291,15 +279,9 @@ def _sqlite_part(bodies: Iterator[str], path: Path) -> bytes:
             db.execute("PRAGMA journal_mode=OFF")
             db.execute(PART_TABLE)
             db.execute("BEGIN")
-            db.executemany(
-                "INSERT INTO rows (key, line) VALUES (?, ?)",
-                (
-                    (json.loads(line)[KEY_FIELD], line)
-                    for body in bodies
-                    for line in body.split("\n")
-                    if line
-                ),
-            )
+            lines = (line for body in bodies for line in body.split("\n") if line)
+            values = ((json.loads(line)[KEY_FIELD], line) for line in lines)
+            db.executemany("INSERT INTO rows (key, line) VALUES (?, ?)", values)
             db.execute("COMMIT")
         return path.read_bytes()
     finally:
@@ -312,14 +294,12 @@ def _rows_of(result: object) -> list[dict[str, Any]]:
     rows: list[Any] = result if isinstance(result, list) else [result]
     for row in rows:
         if not isinstance(row, dict):
-            raise ItemError(
-                ErrorClass.HANDLER_BUG,
-                f"the handler returned {type(row).__name__}; return a dict, a list of dicts "
-                "or None",
-            )
+            found = type(row).__name__
+            message = f"the handler returned {found}; return a dict, a list of dicts or None"
+            raise ItemError(ErrorClass.HANDLER_BUG, message)
         if KEY_FIELD in row:
-            raise ItemError(
-                ErrorClass.HANDLER_BUG,
-                f"the handler's row has a field {KEY_FIELD!r}, which names the item; rename it",
+            message = (
+                f"the handler's row has a field {KEY_FIELD!r}, which names the item; rename it"
             )
+            raise ItemError(ErrorClass.HANDLER_BUG, message)
     return rows

@@ -12,16 +12,20 @@ one for each thing that is made.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.bucket import bucket_steps
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Clients, open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.resources import (
+    bucket_steps,
+    table_steps,
+)
 from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import (
     BootstrapRequest,
     BootstrapResult,
+    Clients,
     Step,
     StepResult,
+    open_clients,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.table import table_steps
 from airflow_slurm_provider.coordinator.spec.site import Site
 
 __all__ = ["BootstrapRequest", "BootstrapResult", "Clients", "Step", "StepResult", "bootstrap"]
@@ -34,25 +38,16 @@ def bootstrap(
     log: Callable[[Step], None] = lambda _: None,
     clients: Clients | None = None,
 ) -> BootstrapResult:
-    """Create and check the site's table and bucket.
-
-    Args:
-        site: names both.
-        wanted: what to create beside the table.
-        log: gets each step when it is done.
-        clients: of AWS; opened by the site's settings if absent.
+    """Create and check the site's table and bucket; `log` gets each step when it is done.
 
     Raises:
         UserError: if the profile or region is not there, or the bucket belongs to another account.
         ServiceError: if AWS can't be reached, or refuses; call again to continue.
     """
     opened = clients or open_clients(site)
+    table = table_steps(opened, site.storage.table, wanted)
     steps = []
-    for steps_of_one in (
-        table_steps(opened, site.storage.table, wanted),
-        bucket_steps(opened, site.bucket, site.prefix, wanted),
-    ):
-        for step in steps_of_one:
-            log(step)
-            steps.append(step)
+    for step in chain(table, bucket_steps(opened, site.bucket, site.prefix, wanted)):
+        log(step)
+        steps.append(step)
     return BootstrapResult(tuple(steps), dry_run=wanted.dry_run)

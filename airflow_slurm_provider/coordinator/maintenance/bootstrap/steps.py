@@ -1,14 +1,25 @@
-"""What `bootstrap` does and reports: one step for each resource or setting."""
+"""The steps of `bootstrap`, its clients, and the translation of their errors."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import Unsupported
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_slurm_provider.coordinator.services import open_session
+from airflow_slurm_provider.coordinator.spec.site import Site
+from slurm_worker.backends.dynamodb import dynamo_client
+from slurm_worker.backends.errors import code_of, unanswered
+from slurm_worker.backends.s3 import s3_client
+from slurm_worker.errors import ServiceError
+
+#: Error codes of services other than AWS's for a setting that they don't have.
+_UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
 
 
 class StepResult(str, Enum):
@@ -21,11 +32,6 @@ class StepResult(str, Enum):
     UNSUPPORTED = "unsupported"  #: the store has no such setting, or can't apply it
     MISSING = "missing"  #: jobs can't run, and this call was not told to make it
     UNFIT = "unfit"  #: jobs can't run with it, and it can't be changed
-
-    @property
-    def serves(self) -> bool:
-        """Whether jobs can run with what is there."""
-        return self not in (StepResult.MISSING, StepResult.UNFIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,8 @@ class BootstrapResult:
     @property
     def ok(self) -> bool:
         """Whether jobs can run with what is there, or would be."""
-        return all(step.outcome.serves for step in self.steps)
+        unusable = (StepResult.MISSING, StepResult.UNFIT)
+        return all(step.outcome not in unusable for step in self.steps)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,6 +90,7 @@ class BootstrapRequest:
 
     def settle(
         self,
+        what: str,
         name: str,
         good: Callable[[], bool],
         make: Callable[[], object],
@@ -93,22 +101,65 @@ class BootstrapRequest:
         """Check one setting, and make it where the request allows that.
 
         Args:
-            name: of the step.
-            good: whether the setting is correct; not called for a new resource.
+            what: the resource, for errors.
+            name: the step's.
+            good: whether the setting is correct; not called for a `new` resource.
             make: makes it so.
-            texts: what it is like when it is so, and what it is like else.
-            new: what it is a setting of was made by this call, so that nobody else has set it.
+            texts: the state if it is correct, and if it is not.
+            new: the resource was made by this call, so that nobody else has set it.
         """
         as_wanted, otherwise = texts
         try:
-            if not new and good():
-                return Step(name, StepResult.THERE, as_wanted)
-            if not new and not self.update:
-                fix = "slurmctl bootstrap --update changes it"
-                return Step(name, StepResult.DIFFERS, otherwise, fix)
-            if self.dry_run:
-                return Step(name, StepResult.WOULD_MAKE, as_wanted)
-            make()
+            with translated(what):
+                if not new and good():
+                    return Step(name, StepResult.THERE, as_wanted)
+                if not new and not self.update:
+                    fix = "slurmctl bootstrap --update changes it"
+                    return Step(name, StepResult.DIFFERS, otherwise, fix)
+                if self.dry_run:
+                    return Step(name, StepResult.WOULD_MAKE, as_wanted)
+                make()
         except Unsupported as error:
             return Step(name, StepResult.UNSUPPORTED, error.problem, error.fix)
         return Step(name, StepResult.MADE, as_wanted)
+
+
+class Unsupported(ServiceError):
+    """The service does not have the setting, or can't apply it; `problem` is the state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """boto3's, of DynamoDB and S3; untyped, as they are given the definition's plain data."""
+
+    dynamodb: Any
+    s3: Any
+
+
+def open_clients(site: Site) -> Clients:
+    """Those of a site, not connected; raises a UserError if its profile or region is not there."""
+    session = open_session(site)
+    return Clients(
+        dynamo_client(session, site.aws.dynamodb_endpoint_url),
+        s3_client(session, site.aws.s3_endpoint_url),
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Translate the SDK's errors to this project's.
+
+    Raises:
+        Unsupported: if the service has no such setting; one that is raised inside stays.
+        ServiceError: if it can't be reached, or refuses.
+    """
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) in _UNKNOWN:
+            raise Unsupported(f"{what}: the service has no such setting") from error
+        raise ServiceError(
+            f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
+        ) from error
+    except BotoCoreError as error:
+        raise unanswered(what, error, "the site's aws section and the network") from error

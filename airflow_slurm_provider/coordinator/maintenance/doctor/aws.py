@@ -1,4 +1,4 @@
-"""The table, the bucket and the clock, as this machine sees them with its credentials.
+"""The table, the bucket and the clock, as this machine sees them; and what IAM must allow.
 
 Requests: one DescribeTable, a HEAD of the bucket, five to each to try what is allowed, three
 for the conditional PUT, one for the time.
@@ -17,6 +17,12 @@ from airflow_slurm_provider.coordinator.maintenance.aws_resources import BILLING
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.services import Services, open_session
 from airflow_slurm_provider.coordinator.spec.site import Site
+from airflow_slurm_provider.coordinator.submission.credentials import (
+    OBJECT_ACTIONS,
+    TABLE_ACTIONS,
+    partition_of,
+    session_policy,
+)
 from slurm_worker.backends.dynamodb import dynamo_client
 from slurm_worker.backends.errors import unanswered
 from slurm_worker.diagnostics.access_probes import (
@@ -28,6 +34,7 @@ from slurm_worker.diagnostics.access_probes import (
 )
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_store import probe_replacing
+from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
@@ -193,3 +200,41 @@ def judge_probes(check: str, probes: Sequence[AccessProbe], fix: str) -> Finding
     return Finding(
         check, Level.FAIL, f"{actions} failed: {refused[0].error}", refused[0].fix or fix
     )
+
+
+def policies(site: Site) -> dict[str, Any]:
+    """The least that IAM must allow the coordinator and the nodes; the names are stable.
+
+    The nodes' policy is that of a job's session for every job instead of one, so that a role with
+    it can be narrowed to each job.
+    """
+    return {"coordinator": _coordinator_policy(site), "node": session_policy(site, JobId("*"))}
+
+
+def _coordinator_policy(site: Site) -> dict[str, Any]:
+    """What submitting, watching, retrying, publishing, `doctor` and `gc` need.
+
+    Inputs that lie elsewhere need ``s3:GetObject`` on them beside this.
+    """
+    arn = f"arn:{partition_of(site)}"
+    bucket = f"{arn}:s3:::{site.bucket}"
+    below = f"{bucket}/{site.prefix}/*" if site.prefix else f"{bucket}/*"
+    region = site.aws.region or "*"
+    table = f"{arn}:dynamodb:{region}:*:table/{site.storage.table}"
+    allowed: list[tuple[str | list[str], str | None]] = [
+        # Large files are uploaded in parts, which are removed after an interruption.
+        ([f"s3:{name}" for name in (*OBJECT_ACTIONS, "AbortMultipartUpload")], below),
+        # HEAD of the bucket needs it too, and no prefix can limit that.
+        ("s3:ListBucket", bucket),
+        ([f"dynamodb:{name}" for name in (*TABLE_ACTIONS, "DescribeTable")], table),
+        ("sts:AssumeRole", site.aws.node_role_arn),
+        ("sns:Publish", site.alerts.sns_topic_arn),
+    ]
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": actions, "Resource": resource}
+            for actions, resource in allowed
+            if resource
+        ],
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
 from airflow_slurm_provider.coordinator.spec.site import ClusterSite
@@ -17,6 +17,9 @@ DRAIN_S = 15
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 _NUMBER = re.compile(r"\d+")
 _LEAST_JOBS = 1000
+
+#: Level, what was found, and how to fix it.
+Verdict = tuple[Level, str, str]
 
 
 def check_login(slurm: SlurmClient, cluster: ClusterSite) -> Iterator[Finding]:
@@ -50,11 +53,13 @@ def check_version(slurm: SlurmClient) -> Iterator[Finding]:
 def check_limits(survey: Survey, workers: int, partition: str | None) -> Iterator[Finding]:
     """The controller's settings that workers depend on, for a job with `workers` (0: no job)."""
     settings = survey.settings()
-    yield _array_size(settings, workers)
-    yield _job_count(settings, workers)
-    yield _kill_wait(settings)
+    yield _judged(
+        "max_array_size", settings, "MaxArraySize", lambda most: _array_size(most, workers)
+    )
+    yield _judged("max_job_count", settings, "MaxJobCount", lambda most: _job_count(most, workers))
+    yield _judged("kill_wait", settings, "KillWait", _kill_wait)
     yield _preemption(settings, _partition(survey.partitions(), partition))
-    yield _requeue(settings)
+    yield _judged("requeue", settings, "JobRequeue", _requeue)
 
 
 def check_variables(survey: Survey) -> Iterator[Finding]:
@@ -90,47 +95,46 @@ def check_folder(survey: Survey) -> Iterator[Finding]:
         yield Finding("remote_dir", Level.PASS, f"{folder.path} can be written{kind}")
 
 
-def _array_size(settings: Mapping[str, str], workers: int) -> Finding:
-    most = _number(settings, "MaxArraySize")
-    if most is None:
-        return _unknown("max_array_size", "MaxArraySize")
+def _judged(
+    check: str, settings: Mapping[str, str], name: str, judge: Callable[[int], Verdict]
+) -> Finding:
+    """The finding on a numeric setting; skipped where Slurm does not show it."""
+    match = _NUMBER.match(settings.get(name, ""))
+    return Finding(check, *judge(int(match.group()))) if match else _unknown(check, name)
+
+
+def _array_size(most: int, workers: int) -> Verdict:
     if most < 2:
         fix = "ask the site to raise MaxArraySize: workers are submitted as arrays"
-        return Finding("max_array_size", Level.FAIL, f"MaxArraySize is {most}", fix)
+        return Level.FAIL, f"MaxArraySize is {most}", fix
     arrays = -(-workers // most)
     more = f": {workers:,} workers become {arrays:,} arrays" if arrays > 1 else ""
-    return Finding("max_array_size", Level.PASS, f"MaxArraySize is {most:,}{more}")
+    return Level.PASS, f"MaxArraySize is {most:,}{more}", ""
 
 
-def _job_count(settings: Mapping[str, str], workers: int) -> Finding:
-    most = _number(settings, "MaxJobCount")
-    if most is None:
-        return _unknown("max_job_count", "MaxJobCount")
+def _job_count(most: int, workers: int) -> Verdict:
     if workers >= most:
         found = f"MaxJobCount is {most:,}, and the job wants {workers:,} workers"
-        return Finding("max_job_count", Level.FAIL, found, "lower the job's workers")
+        return Level.FAIL, found, "lower the job's workers"
     if most < _LEAST_JOBS:
-        found = f"MaxJobCount is {most:,}, for all users together"
         fix = "keep workers well below it, or ask the site to raise it"
-        return Finding("max_job_count", Level.WARN, found, fix)
-    return Finding("max_job_count", Level.PASS, f"MaxJobCount is {most:,}")
+        return Level.WARN, f"MaxJobCount is {most:,}, for all users together", fix
+    return Level.PASS, f"MaxJobCount is {most:,}", ""
 
 
-def _kill_wait(settings: Mapping[str, str]) -> Finding:
-    wait_s = _number(settings, "KillWait")
-    if wait_s is None:
-        return _unknown("kill_wait", "KillWait")
+def _kill_wait(wait_s: int) -> Verdict:
     if wait_s < DRAIN_S:
-        return Finding(
-            "kill_wait",
-            Level.WARN,
+        found = (
             f"KillWait is {wait_s} s, but a worker takes up to {DRAIN_S} s to exit; if it is "
-            "killed before, work since its last checkpoint is repeated",
-            f"ask the site for KillWait={2 * DRAIN_S}, Slurm's default",
+            "killed before, work since its last checkpoint is repeated"
         )
-    return Finding(
-        "kill_wait", Level.PASS, f"KillWait is {wait_s} s; a worker exits within {DRAIN_S} s"
-    )
+        return Level.WARN, found, f"ask the site for KillWait={2 * DRAIN_S}, Slurm's default"
+    return Level.PASS, f"KillWait is {wait_s} s; a worker exits within {DRAIN_S} s", ""
+
+
+def _requeue(allowed: int) -> Verdict:
+    when = "by default" if allowed else "on request, and the batch script requests it"
+    return Level.PASS, f"jobs are requeued {when}", ""
 
 
 def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Finding:
@@ -158,22 +162,9 @@ def _preemption(settings: Mapping[str, str], partition: Partition | None) -> Fin
     return Finding("preemption", Level.WARN, found, fix)
 
 
-def _requeue(settings: Mapping[str, str]) -> Finding:
-    allowed = _number(settings, "JobRequeue")
-    if allowed is None:
-        return _unknown("requeue", "JobRequeue")
-    when = "by default" if allowed else "on request, and the batch script requests it"
-    return Finding("requeue", Level.PASS, f"jobs are requeued {when}")
-
-
 def _partition(partitions: list[Partition], name: str | None) -> Partition | None:
     fitting = (p for p in partitions if p.name == name or (name is None and p.default))
     return next(fitting, None)
-
-
-def _number(settings: Mapping[str, str], name: str) -> int | None:
-    match = _NUMBER.match(settings.get(name, ""))
-    return int(match.group()) if match else None
 
 
 def _unknown(check: str, name: str) -> Finding:

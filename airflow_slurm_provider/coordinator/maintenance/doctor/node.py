@@ -8,9 +8,11 @@ leaves nothing behind. Cost: one short job, a ``squeue`` and ``sacct`` per secon
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.credentials import put_credentials
-from airflow_slurm_provider.slurm.array_state import ArrayKey
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import quote, render_script
 from airflow_slurm_provider.units import format_size
@@ -81,13 +83,7 @@ def probe_options(options: SlurmOptions | None) -> SlurmOptions:
 
 
 def judge(output: ProbeOutput, python: str, worker_command: str | None) -> list[Finding]:
-    """The findings on the node.
-
-    Args:
-        output: the probe's.
-        python: the interpreter that the site names.
-        worker_command: the command that the site starts workers with instead, if any.
-    """
+    """The findings on the node; `worker_command` is what the site runs instead of `python`."""
     document = _document(output.text)
     where = f" on {document['host']}" if document else ""
     findings = [Finding("node_job", Level.PASS, f"a job ran{where} ({output.states})")]
@@ -139,7 +135,7 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeO
         job = ArrayKey(slurm.submit(name, script, folder=name), name)
         while (array := slurm.array(job)).alive or (array.unknown and not written()):
             if clock.boot_time() - began > timeout_s:
-                return _not_in_time(services, job, array.counts(), timeout_s)
+                return _not_in_time(array, timeout_s)
             clock.sleep(_POLL_S)
     finally:
         slurm.end(name, folder=name)
@@ -150,15 +146,14 @@ def _run(services: Services, name: str, script: str, timeout_s: float) -> ProbeO
     return ProbeOutput(text, states)
 
 
-def _not_in_time(
-    services: Services, job: ArrayKey, counts: dict[str, int], timeout_s: float
-) -> Finding:
-    if "PENDING" not in counts:
-        states = ", ".join(sorted(counts)) or "lost"
+def _not_in_time(array: ArrayState, timeout_s: float) -> Finding:
+    if "PENDING" not in array.counts():
+        states = ", ".join(sorted(array.counts())) or "lost"
         found = f"a job has not ended within {timeout_s:g} s ({states})"
         fix = "check what hangs on the node; slurmctl doctor --timeout allows more time"
         return Finding("node_job", Level.FAIL, found, fix)
-    reason = services.slurm.survey().why_waiting(job.name) or "no reason given"
+    reasons = (element.reason for element in array.elements.values())
+    reason = next(filter(None, reasons), "no reason given")
     found = f"not checked: no node was free within {timeout_s:g} s (Slurm's reason: {reason})"
     fix = "try again later, with a longer --timeout, or with --config of a job of another partition"
     return Finding("node_job", Level.SKIP, found, fix)
@@ -214,21 +209,16 @@ def _judge_scratch(document: dict[str, Any]) -> Finding:
 def _document(text: str) -> dict[str, Any] | None:
     """The line that the worker printed, among the output of `setup`."""
     for line in reversed(text.splitlines()):
-        if line.startswith("{"):
-            try:
-                found = json.loads(line)
-            except ValueError:
-                continue
+        with suppress(ValueError):
+            found = json.loads(line)
             if isinstance(found, dict) and "scratch" in found:
                 return found
     return None
 
 
 def _python_version(text: str) -> str:
-    for line in text.splitlines():
-        if line.startswith(f"{_PYTHON} "):
-            return line.removeprefix(_PYTHON).strip()
-    return ""
+    match = re.search(rf"^{_PYTHON} (\S+)", text, re.MULTILINE)
+    return match.group(1) if match else ""
 
 
 def _last_words(text: str) -> str:

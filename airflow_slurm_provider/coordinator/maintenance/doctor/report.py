@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from slurm_worker.errors import problem_and_fix
-
 
 class Level(str, Enum):
     """The result of a check."""
@@ -27,12 +25,6 @@ class Finding:
     level: Level
     found: str
     fix: str = ""
-
-    @classmethod
-    def of_error(cls, check: str, error: Exception, fix: str) -> Finding:
-        """A failed check; `fix` is for errors that have none of their own."""
-        found, own = problem_and_fix(error)
-        return cls(check, Level.FAIL, found, own or fix)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""

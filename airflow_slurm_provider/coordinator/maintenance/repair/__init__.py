@@ -18,7 +18,7 @@ Requests: a query per page of rows, a list per thousand markers; where rows are 
 per segment; per repaired row one GET and two writes.
 """
 
+from airflow_slurm_provider.coordinator.maintenance.repair.context import RepairResult
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
-from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
 
 __all__ = ["RepairResult", "repair"]

@@ -3,52 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.maintenance.repair.clock import jobs_at
-from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
-from airflow_slurm_provider.coordinator.maintenance.repair.rounds import RoundRepair
-from airflow_slurm_provider.coordinator.maintenance.repair.submissions import repair_submissions
+from airflow_slurm_provider.coordinator.maintenance.repair.context import (
+    RepairContext,
+    RepairResult,
+)
+from airflow_slurm_provider.coordinator.maintenance.repair.rounds import (
+    RoundRepair,
+    repair_submissions,
+)
 from airflow_slurm_provider.coordinator.maintenance.repair.tasks import TaskRepair
 from airflow_slurm_provider.coordinator.planning.initial_round import has_plan
 from airflow_slurm_provider.coordinator.planning.planner import DraftSummary
-from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
 from slurm_worker.errors import UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
-from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import JobId, JobState, RoundState
 from slurm_worker.protocol.ports import ObjectInfo, Value
-
-Log = Callable[[str], None]
 
 
 def repair(
     services: Services, job_id: JobId, *, dry_run: bool = False, log: Log, actor: str = "slurmctl"
 ) -> RepairResult:
-    """Make a job's rows agree with its objects on S3.
-
-    Args:
-        services: the edges.
-        job_id: the job.
-        dry_run: only report.
-        log: gets a line for each step.
-        actor: the name of the user in the audit log.
+    """Make a job's rows agree with its objects on S3, or report it in a dry run.
 
     Raises:
         UserError: if neither the table nor S3 has enough of the job.
     """
     services.objects.verify()
-    found = RepairResult(job_id, dry_run)
-    _JobRepair(services, services.store(job_id), found, log).run()
-    if found.changed and not dry_run:
-        detail = cast("dict[str, Value]", found.to_dict())
-        services.jobs(job_id).audit(actor, "repaired", detail)
-    return found
+    context = RepairContext(services, services.store(job_id), RepairResult(job_id, dry_run), log)
+    _JobRepair(context).run()
+    if context.result.changed and not dry_run:
+        detail = cast("dict[str, Value]", context.result.to_dict())
+        context.jobs.audit(actor, "repaired", detail)
+    return context.result
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +54,12 @@ class _Config:
 
 
 class _JobRepair:
-    def __init__(self, services: Services, store: JobStore, found: RepairResult, log: Log) -> None:
-        self._services = services
-        self._store = store
-        self._found = found
-        self._log = log
-        self._write = not found.dry_run
-        self._job_id = store.paths.job
-        self._rounds = RoundRepair(services, store, found, log)
+    def __init__(self, context: RepairContext) -> None:
+        self._context = context
+        self._services = context.services
+        self._store = context.store
+        self._job_id = context.store.paths.job
+        self._rounds = RoundRepair(context)
 
     def run(self) -> None:
         """Tasks, rounds and submissions from S3, and last the job's row.
@@ -76,7 +67,7 @@ class _JobRepair:
         While a job has no row, its results protect its name: no other input is planned under it.
         So the row is written when everything else is there and agrees.
         """
-        job = self._services.jobs(self._job_id).find()
+        job = self._context.jobs.find()
         if job is None or (job.state is JobState.PLANNING and self._has_lost_plan(job)):
             self._rebuild_job(job)
             self._begin_generation()
@@ -96,20 +87,17 @@ class _JobRepair:
                 self._rounds.write(round_row)
             elif round_row.state is RoundState.OPEN:
                 self._repair_tasks(job, round_row)
-        self._repair_submissions(job.rounds)
+        repair_submissions(self._context, job.rounds)
         self._begin_generation()
 
     def _repair_tasks(self, job: JobRow, round_row: RoundRow, *, strict: bool = False) -> None:
         table = self._services.tasks(job)
-        TaskRepair(self._store, table, round_row, self._found, self._log, strict=strict).run()
-
-    def _repair_submissions(self, rounds: int) -> None:
-        repair_submissions(self._services, self._store, self._found, self._log, rounds)
+        TaskRepair(self._context, table, round_row, strict=strict).run()
 
     def _begin_generation(self) -> None:
         """Make all workers read every row again, in case an earlier call stopped before this."""
-        if self._write:
-            self._services.jobs(self._job_id).begin_generation()
+        if self._context.write:
+            self._context.jobs.begin_generation()
 
     def _has_lost_plan(self, job: JobRow) -> bool:
         """Whether a job in planning has results: then they belong to a job that lost its row."""
@@ -119,9 +107,9 @@ class _JobRepair:
     def _check_register(self, job: JobRow) -> None:
         register = keys.register_sk(job.created_ms, self._job_id)
         if self._services.rows.get(keys.JOBS_PK, register) is None:
-            self._found.job = True
-            if self._write:
-                self._services.jobs(self._job_id).register(job)
+            self._context.result.job = True
+            if self._context.write:
+                self._context.jobs.register(job)
 
     def _rebuild_job(self, existing_job: JobRow | None) -> None:
         """Rebuild, from its objects, a job without a row that names its plan."""
@@ -148,24 +136,24 @@ class _JobRepair:
                 f"job_id: the row of {self._job_id!r} belongs to another input than its results; "
                 "use another job_id for the new input, delete that row and repair again"
             )
-        self._found.job = True
-        self._found.unrepaired.append(
+        self._context.result.job = True
+        self._context.result.unrepaired.append(
             "the audit log, a pause and the reasons of failed tasks were only in the table and are "
             "lost; failed tasks are ready again"
         )
-        self._log(f"the job's row is missing; rebuilding it from config {job.config}")
+        self._context.log(f"the job's row is missing; rebuilding it from config {job.config}")
         for round_row in found:
             self._repair_tasks(job, round_row, strict=True)
         for round_row in found:
             if round_row.number not in existing:
                 self._rounds.write(round_row)
-        self._repair_submissions(rounds)
-        if self._write:
+        repair_submissions(self._context, rounds)
+        if self._context.write:
             # Workers may lease only now that every task has its row.
             self._write_job(job, rounds)
 
     def _write_job(self, job: JobRow, rounds: int) -> None:
-        jobs = jobs_at(self._services, self._job_id, job.created_ms / 1000)
+        jobs = self._context.jobs_at(job.created_ms / 1000)
         now = int(self._services.clock.now())
         written = jobs.create(
             job.identity, job.config, job.shards, draft=job.draft, open_rounds=rounds, voided=now
@@ -177,7 +165,7 @@ class _JobRepair:
 
     def _job_of(self, first: RoundRow, configs: list[_Config], born: float) -> JobRow:
         """The job whose first round this is."""
-        title = DraftSummary.read(self._store, 0, first.draft) if first.draft else None
+        title = DraftSummary.read(self._store, 0, first.draft)
         if title is not None and title.identity:
             configs = [
                 config
@@ -193,16 +181,10 @@ class _JobRepair:
         # They differ only after a submit that stopped before the job had its row.
         fitting = max(shards, key=self._rows_of) if len(shards) > 1 else shards.pop()
         config = next(config for config in configs if config.shards == fitting)
+        identity = config.spec.identity(), config.digest
+        born_ms = int(born * 1000)
         return JobRow(
-            self._job_id,
-            JobState.OPEN,
-            fitting,
-            config.spec.identity(),
-            config.digest,
-            0,
-            "",
-            int(born * 1000),
-            draft=first.draft,
+            self._job_id, JobState.OPEN, fitting, *identity, 0, "", born_ms, draft=first.draft
         )
 
     def _created(self, first: float) -> float:

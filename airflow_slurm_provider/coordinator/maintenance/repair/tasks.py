@@ -8,15 +8,14 @@ per repaired row one GET and two writes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
-from airflow_slurm_provider.coordinator.maintenance.repair.clock import FixedClock
-from airflow_slurm_provider.coordinator.maintenance.repair.report import RepairResult
+from airflow_slurm_provider.coordinator.maintenance.repair.context import FixedClock, RepairContext
 from slurm_worker.errors import ServiceError
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_rows import RoundRow
-from slurm_worker.protocol.job_store import ForeignMarker, JobStore, Marker
+from slurm_worker.protocol.job_store import ForeignMarker, Marker
 from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.task_table import TaskTable, halves_of
 from slurm_worker.protocol.tasks import TaskRow
@@ -30,55 +29,40 @@ class TaskRepair:
     Workers may be running. Rows are read before markers are listed, and rows that seem broken are
     read again, so that a task that has just changed is not taken for broken.
 
-    Args:
-        store: the job's objects.
-        table: its tasks.
-        found: collects what was repaired.
-        strict: raise where a marker was made from other items, instead of reporting it.
+    With `strict`, a marker that was made from other items raises `ForeignMarker`, instead of being
+    reported.
     """
 
     def __init__(
-        self,
-        store: JobStore,
-        table: TaskTable,
-        round_row: RoundRow,
-        found: RepairResult,
-        log: Callable[[str], None],
-        *,
-        strict: bool = False,
+        self, context: RepairContext, table: TaskTable, round_row: RoundRow, *, strict: bool
     ) -> None:
-        self._store = store
+        self._context = context
+        self._store = context.store
+        self._result = context.result
         self._table = table
         self._round = round_row
-        self._found = found
-        self._log = log
         self._strict = strict
-        self._write = not found.dry_run
         self._done: set[TaskId] = set()
         self._present: set[int] = set()
 
     def run(self) -> None:
-        """Make rows agree with their markers, and create missing rows.
-
-        Raises:
-            ForeignMarker: if `strict`, where a marker is not of its task's items.
-        """
+        """Make rows agree with their markers, and create missing rows."""
         undone, whole = self._scan()
         split = []
-        before = self._found.tasks
+        before = self._result.tasks
         with closing(prefetch(self._rebuild, self._missing())) as rebuilt:
             for row, marker in rebuilt:
                 self._present.add(row.sequence)
-                self._found.tasks += 1
-                self._found.completed += marker is not None
+                self._result.tasks += 1
+                self._result.completed += marker is not None
                 if marker is not None and marker.split:
                     split.append((row, marker))
-        if self._found.tasks > before:
-            lost = self._found.tasks - before
-            self._log(f"round {self._round.number}: {lost:,} tasks had no row")
+        if self._result.tasks > before:
+            lost = self._result.tasks - before
+            self._context.log(f"round {self._round.number}: {lost:,} tasks had no row")
         with closing(prefetch(self._catch_up, undone)) as settled:
             caught_up = [found for _, found in settled if found is not None]
-        self._found.completed += len(caught_up)
+        self._result.completed += len(caught_up)
         split += [(row, marker) for row, marker in caught_up if marker.split]
         with closing(prefetch(self._marker, whole)) as markers:
             split += [(row, marker) for row, marker in markers if marker and marker.split]
@@ -104,7 +88,7 @@ class TaskRepair:
         }
         for task in done:
             if task not in self._done:
-                self._found.unrepaired.append(
+                self._result.unrepaired.append(
                     f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
                     "bucket; restore that object"
                 )
@@ -121,7 +105,7 @@ class TaskRepair:
             if planned - 1 not in self._present:
                 yield TaskRow(self._round.number, planned - 1, TaskState.READY, where)
         if planned < self._round.tasks:
-            self._found.unrepaired.append(
+            self._result.unrepaired.append(
                 f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
                 f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
                 "its segments"
@@ -130,7 +114,7 @@ class TaskRepair:
     def _rebuild(self, row: TaskRow) -> Marker | None:
         """Create a row; return the marker by which it is done, if it is."""
         done = row.task in self._done
-        if self._write:
+        if self._context.write:
             attempt = 0 if done else self._last_attempt(row.task)
             self._table.create(row.round_no, row.sequence, row.where, attempt)
         return self._settle(row) if done else None
@@ -146,7 +130,7 @@ class TaskRepair:
     def _settle(self, row: TaskRow) -> Marker | None:
         """Make a row done, by its marker; of a bisected task, the halves come first."""
         marker = self._marker(row)
-        if marker is not None and not marker.split and self._write:
+        if marker is not None and not marker.split and self._context.write:
             _at(self._table, marker.finished).complete(marker)
         return marker
 
@@ -161,7 +145,7 @@ class TaskRepair:
         except ForeignMarker as error:
             if self._strict:
                 raise
-            self._found.unrepaired.append(str(error))
+            self._result.unrepaired.append(str(error))
             return None
         return marker
 
@@ -184,13 +168,13 @@ class TaskRepair:
             for half in halves_of(row)
             if half.sequence not in self._present and self._table.find(half.task) is None
         ]
-        self._found.tasks += len(lost)
-        if lost and self._write:
+        self._result.tasks += len(lost)
+        if lost and self._context.write:
             self._table.create_halves(row)
         for half in lost:
             if half.task in self._done and self._settle(half) is not None:
-                self._found.completed += 1
-        if row.state is not TaskState.DONE and self._write:
+                self._result.completed += 1
+        if row.state is not TaskState.DONE and self._context.write:
             _at(self._table, marker.finished).complete(marker)
 
 

@@ -1,8 +1,8 @@
-"""A job in virtual time: real rows and real looks, workers that are modelled.
+"""A job in virtual time: real rows and real snapshots, and modelled workers.
 
-Workers lease, renew, complete and take over through `TaskTable`, and every look is one of
-`read_snapshot`; only what runs between (how long an item takes, whether it fails, who dies)
-is drawn from a seed. An hour of a hundred workers takes a second or two.
+Workers lease, renew, complete and take over through `TaskTable`, and `read_snapshot` makes every
+snapshot. Only what runs between (how long an item takes, whether it fails, which worker dies) is
+drawn from a seed. An hour of a hundred workers takes a second or two.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import LimitSection
 from airflow_slurm_provider.coordinator.status.rate_limits import limit_states
@@ -115,7 +115,7 @@ class Fleet:
                 return
 
     def observe(self) -> Observation:
-        """One look."""
+        """One observation."""
         if self.plan.limit_row is not None:
             self._set_limits(self.plan.limit_row(self.elapsed))
         plan, alive = self.plan, self.plan.workers - len(self.dead)
@@ -247,5 +247,5 @@ class Fleet:
 
 
 def with_seed(plan: Plan, seed: int) -> Plan:
-    """The same job, drawn anew."""
+    """The same job with another seed."""
     return replace(plan, seed=seed)

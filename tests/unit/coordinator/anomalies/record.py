@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.anomalies.monitor import observe
 from airflow_slurm_provider.coordinator.services import Services, SharedPolling, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
@@ -71,7 +71,7 @@ def _observations(
     deadline = float("inf")
     while time.monotonic() < deadline:
         status = api.status(services, job_id)
-        assert status.snapshot is not None, "a look has one"
+        assert status.snapshot is not None, "a status has one"
         what.provoke(folder, status.snapshot)
         if deadline == float("inf") and status.snapshot.leased:
             deadline = time.monotonic() + what.most_s

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator.anomalies import Observation
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -39,7 +39,7 @@ def read_run(path: Path) -> list[Observation]:
 
 def _to_json(observation: Observation) -> dict[str, Any]:
     snapshot = observation.snapshot
-    # Whoever did what, and what took longest, no rule looks at.
+    # No rule reads the totals by worker, or the slowest tasks.
     done = {**snapshot.done.to_dict(), "workers": {}, "slowest": []}
     return {
         "job": asdict(snapshot.job),

@@ -1,6 +1,6 @@
 """Jobs that run well, and jobs that don't, for recording: each as a `Plan`.
 
-The name says what must be told: what stands before the dot is the kind, or ``good``.
+The name says what must be reported: the part before the dot is the kind, or ``good``.
 """
 
 from __future__ import annotations

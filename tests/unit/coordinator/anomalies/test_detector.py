@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import (
-    Alert,
-    AnomalyKind,
-    Detector,
-    Observation,
-)
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.baseline import Observation
+from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from airflow_slurm_provider.coordinator.status.rate_limits import LimitState
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot
@@ -92,7 +89,7 @@ def stalled(at_s: float, **changes: object) -> Observation:
     return observation(at_s, done(50), rows, **changes)  # type: ignore[arg-type]  # look's arguments
 
 
-def test_an_episode_is_over_when_it_was_calm_for_a_while_and_the_next_has_another_number() -> None:
+def test_an_episode_ends_after_the_calm_time_and_the_next_has_a_new_number() -> None:
     detector = Detector(AnomaliesSection(calm=60))
     assert not detector.observe(stalled(100)).raised
     (first,) = detector.observe(stalled(500)).raised
@@ -169,7 +166,7 @@ def test_a_straggler_names_its_task_worker_and_what_is_usual() -> None:
     assert alert.numbers["median_s"] == pytest.approx(10, rel=0.1)
 
 
-def test_the_task_leased_ahead_by_a_worker_that_hangs_is_no_straggler_of_its_own() -> None:
+def test_the_task_that_a_hanging_worker_leased_ahead_is_no_second_straggler() -> None:
     rows = (held(40, 400), held(41, 400, 901, owner="100_900-r0-aa"))
     changes = Detector(DEFAULTS).observe(observation(400, done(100), rows, ready=0))
     assert [each.subject for each in changes.raised] == ["000-00000900"]
@@ -191,7 +188,7 @@ def test_few_tasks_give_no_usual_duration(count: int) -> None:
     assert not Detector(DEFAULTS).observe(observation(600, done(count), rows, ready=0)).raised
 
 
-def test_one_bad_task_is_no_rise_of_failures() -> None:
+def test_one_bad_task_is_not_a_rise_of_the_error_rate() -> None:
     history = done(100)
     history.add(done(1, failed={"bad_input": 100}, first=100))
     assert not Detector(DEFAULTS).observe(observation(102, history, (held(100, 102),))).raised
@@ -240,7 +237,7 @@ def test_a_rise_on_one_node_is_not_reported_for_the_whole_job() -> None:
     assert (alert.kind, alert.subject) == (AnomalyKind.BAD_NODE, "n2")
 
 
-def test_leases_that_are_not_renewed_are_lease_loss_and_no_stall() -> None:
+def test_leases_that_are_not_renewed_are_lease_loss_and_not_a_stall() -> None:
     detector = Detector(DEFAULTS)
     detector.observe(stalled(100))
     rows = tuple(held(50, 1000, n, lease_until_ms=START_MS + 200_000) for n in range(6))
@@ -396,7 +393,7 @@ def test_tasks_that_are_leased_and_given_back_for_ever_are_reported() -> None:
     [{"items_ok": 1}, {"checkpoint": "c"}, {"lost": 1}, {"tries": 1}, {"reopened": 1}],
     ids=str,
 )
-def test_leases_with_a_result_or_another_end_are_no_loop(
+def test_leases_with_a_result_or_another_end_are_not_no_progress(
     changes: dict[str, Any],
 ) -> None:
     row = TaskRow(0, 7, TaskState.READY, SLICE, attempt=5, **changes)

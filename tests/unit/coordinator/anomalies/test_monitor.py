@@ -1,4 +1,4 @@
-"""However many watch a job, an alert is told once, kept in the trail, and fails no wait."""
+"""Of all processes that watch a job, one reports an alert; alerts are kept, and fail no wait."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.anomalies import (
-    Alert,
-    AnomalyKind,
-    AnomalyMonitor,
-    read_alerts,
-)
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind, read_alerts
+from airflow_slurm_provider.coordinator.anomalies.monitor import AnomalyMonitor
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.progress import JobStatus
+from airflow_slurm_provider.coordinator.status.progress import JobStatus, read_status
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_table import JobTable
@@ -41,7 +37,7 @@ def job_id(edges: Services, tmp_path: Path) -> JobId:
 
 
 class Watch:
-    """Somebody who watches, and what they are told."""
+    """A process that watches, and what it reports."""
 
     def __init__(self, edges: Services, job_id: JobId) -> None:
         self.edges, self.job_id = edges, job_id
@@ -50,7 +46,7 @@ class Watch:
         self.anomalies = AnomalyMonitor(edges, job_id, self.logged.append, alert=self.alerts.append)
 
     def poll(self) -> JobStatus:
-        seen = api.poll(self.edges, self.job_id)
+        seen = read_status(self.edges, self.job_id)
         self.anomalies.check(seen)
         return seen
 
@@ -158,6 +154,23 @@ def test_an_alert_whose_writer_died_between_two_writes_is_in_the_audit_log(
     assert read_alerts(edges, job_id)[0].numbers == {"share": 0.25, "held": 3}
 
 
+def test_a_watcher_that_detects_the_same_repairs_the_audit_log_of_one_that_died(
+    edges: Services, job_id: JobId
+) -> None:
+    first, second = Watch(edges, job_id), Watch(edges, job_id)
+    worker = Hung(edges, job_id)
+    for watch in (first, second):
+        watch.poll()
+    worker.beat(edges, 120)
+    first.poll()
+    jobs = edges.jobs(job_id)
+    (event,) = [each for each in jobs.events() if each.action == "anomaly"]
+    edges.rows.delete(f"JOB#{job_id}#EVENT#00", event.sk)
+    second.poll()
+    assert [each for each in jobs.events() if each.action == "anomaly"] == [event]
+    assert second.alerts == []
+
+
 class Repeating(MemoryRows):
     """Each reply to a new row is lost once, and the client asks again."""
 
@@ -166,7 +179,7 @@ class Repeating(MemoryRows):
         return super().put_new(row)
 
 
-def test_a_lost_reply_leaves_the_alert_ours_to_deliver() -> None:
+def test_a_process_whose_reply_was_lost_still_delivers_its_alert() -> None:
     jobs = JobTable(Repeating(), JobId("j"), ManualClock())
     assert jobs.audit("a", "anomaly", {}, once="anomaly/stall/job/1")
     assert not jobs.audit("b", "anomaly", {}, once="anomaly/stall/job/1")
@@ -180,9 +193,9 @@ def test_a_callback_that_raises_does_not_stop_the_wait(edges: Services, job_id: 
     logged: list[str] = []
     anomalies = AnomalyMonitor(edges, job_id, logged.append, alert=fail)
     worker = Hung(edges, job_id)
-    anomalies.check(api.poll(edges, job_id))
+    anomalies.check(read_status(edges, job_id))
     worker.beat(edges, 120)
-    anomalies.check(api.poll(edges, job_id))
+    anomalies.check(read_status(edges, job_id))
     assert "alert stall/job/1: its callback failed: LookupError: no such channel" in logged
 
 

@@ -1,4 +1,4 @@
-"""Alerts reach SNS and webhooks; where they can't, that is said and nothing more happens."""
+"""Alerts reach SNS and webhooks; a failed delivery is logged, and nothing else fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
 from airflow_slurm_provider.coordinator.anomalies.notifications import deliver
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import parse_site
@@ -162,7 +162,7 @@ def test_a_missing_topic_is_logged_and_the_webhook_is_tried(receiver: Receiver) 
         ({"topic": "alerts"}, "alerts.topic"),
     ],
 )
-def test_a_wrong_alerts_section_is_refused_without_telling_the_secret(
+def test_a_wrong_alerts_section_is_refused_without_showing_the_secret(
     alerts: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError) as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_slurm_provider.coordinator.anomalies import Alert, AnomalyKind, Detector
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, AnomalyKind
+from airflow_slurm_provider.coordinator.anomalies.detector import Detector
 from airflow_slurm_provider.coordinator.spec.anomaly_thresholds import AnomaliesSection
 from tests.e2e.test_anomalies import EVERY, QUICK
 from tests.unit.coordinator.anomalies.recording import RUNS, read_run
@@ -35,13 +36,13 @@ class Replayed:
 
     @property
     def expected(self) -> set[AnomalyKind]:
-        """What must be told, by the file's name."""
+        """What must be reported, by the file's name."""
         kind = self.name.split(".")[0]
         return set() if kind == "good" else {AnomalyKind(kind)}
 
     @property
     def found(self) -> int:
-        """Expected anomalies that were told."""
+        """Expected anomalies that were reported."""
         return len(self.expected & {each.kind for each in self.alerts})
 
     @property

@@ -30,12 +30,12 @@ def only(facts: JobProfile) -> str:
     return sentence
 
 
-def test_a_job_that_is_well_set_up_gets_none() -> None:
+def test_a_job_that_is_set_up_well_gets_no_advice() -> None:
     assert advise(GOOD) == []
     assert advise(replace(GOOD, efficiency=None)) == []
 
 
-def test_short_tasks_are_to_be_larger_while_every_worker_keeps_enough_of_them() -> None:
+def test_short_tasks_should_be_larger_but_enough_for_all_workers() -> None:
     advice = only(replace(GOOD, median_s=3.0))
     assert "half of the tasks took under 3 s, at 500 items each" in advice
     assert "bundle: 3100 " in advice, "50,000 items leave four tasks for each of four workers"
@@ -43,11 +43,11 @@ def test_short_tasks_are_to_be_larger_while_every_worker_keeps_enough_of_them() 
     assert advise(replace(GOOD, median_s=3.0, tasks=5)) == [], "too few to tell"
 
 
-def test_long_tasks_are_to_be_smaller() -> None:
+def test_long_tasks_should_be_smaller() -> None:
     assert "bundle: 37 instead of 500" in only(replace(GOOD, median_s=4000.0, slow_s=9000.0))
 
 
-def test_memory_that_nobody_uses_is_to_be_given_back() -> None:
+def test_unused_memory_should_not_be_requested() -> None:
     advice = only(replace(GOOD, efficiency=replace(GOOD_USE, mem=4000 * MB, max_rss=500 * MB)))
     assert (
         "3.9 GiB of memory were requested for each worker, and at most 500.0 MiB (12%) used"
@@ -58,36 +58,36 @@ def test_memory_that_nobody_uses_is_to_be_given_back() -> None:
     assert advise(replace(GOOD, efficiency=small)) == [], "there is little to save"
 
 
-def test_memory_that_is_nearly_used_up_is_to_be_more() -> None:
+def test_more_memory_is_advised_when_it_is_nearly_used_up() -> None:
     advice = only(replace(GOOD, efficiency=replace(GOOD_USE, max_rss=950 * MB)))
     assert "slurm.mem: 1235M leaves room" in advice
 
 
-def test_memory_that_slurm_did_not_sample_is_no_reason_for_anything() -> None:
+def test_memory_that_slurm_did_not_sample_gives_no_advice() -> None:
     assert advise(replace(GOOD, efficiency=replace(GOOD_USE, max_rss=0))) == []
     assert advise(replace(GOOD, efficiency=replace(GOOD_USE, mem=0))) == []
 
 
-def test_cpus_that_wait_are_told_of_unless_a_limit_has_them_wait() -> None:
+def test_idle_cpus_are_reported_unless_the_job_has_a_limit() -> None:
     idle = replace(GOOD, efficiency=replace(GOOD_USE, used_s=2000.0))
     assert "5% of 11.1 allocated CPU-hours were used" in only(idle)
     assert advise(replace(idle, limits={"api": 10.0})) == []
 
 
 @pytest.mark.parametrize("rate", [8.4, 9.0])
-def test_a_limit_that_is_used_up_is_told_with_the_workers_that_are_enough(rate: float) -> None:
+def test_a_fully_used_limit_is_reported_with_the_workers_that_are_enough(rate: float) -> None:
     advice = only(replace(GOOD, limits={"api": rate}, calls=2))
     assert f"limit 'api' of {rate:g}/s is fully used (8.33 items/s)" in advice
     assert "5 for calls of 1 s; the job had 4" in advice
 
 
-def test_a_limit_that_is_not_used_is_told_with_the_workers_that_would() -> None:
+def test_an_unused_limit_is_reported_with_the_workers_that_would_use_it() -> None:
     advice = only(replace(GOOD, limits={"api": 100.0}))
     assert "4 items at a time gave 8.33 items/s" in advice
     assert "48 workers" in advice
 
 
-def test_lost_leases_and_failures_that_pass_are_told() -> None:
+def test_lost_leases_and_transient_failures_are_reported() -> None:
     assert "20 leases were lost over 100 tasks" in only(replace(GOOD, lost=20))
     assert advise(replace(GOOD, lost=2)) == []
     advice = only(replace(GOOD, failed={"network": 2_000}))

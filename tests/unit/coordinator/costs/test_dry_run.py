@@ -59,7 +59,7 @@ def test_nothing_is_written_and_no_cluster_is_needed(tmp_path: Path) -> None:
     assert not edges.rows.requests
 
 
-def test_the_limits_say_how_long_it_takes_at_least_and_how_many_workers_they_feed(
+def test_rate_limits_give_the_shortest_time_and_the_most_useful_workers(
     tmp_path: Path,
 ) -> None:
     limits = {"api": {"rate": "2/s", "burst": 2}, "day": {"rate": "100/s", "quota_per_day": 20}}
@@ -75,7 +75,7 @@ def test_the_limits_say_how_long_it_takes_at_least_and_how_many_workers_they_fee
     assert "keeps at most 2 workers" in found.notes[0]
 
 
-def test_the_time_of_an_item_gives_the_time_of_the_work_and_its_heartbeats(tmp_path: Path) -> None:
+def test_seconds_per_item_give_the_time_of_the_work_and_its_heartbeats(tmp_path: Path) -> None:
     config = make_config(tmp_path, 60)
     plain, timed = plan(config), plan(config, item_s=30.0)
     assert (plain.work_s, timed.work_s) == (None, 60 * 30 / 3)
@@ -83,14 +83,14 @@ def test_the_time_of_an_item_gives_the_time_of_the_work_and_its_heartbeats(tmp_p
     assert beats == 60 * 30 / 30
 
 
-def test_the_most_that_slurm_gives_follows_from_the_options(tmp_path: Path) -> None:
+def test_the_most_cpu_hours_follow_from_the_slurm_options(tmp_path: Path) -> None:
     options = {"time": "02:00:00", "cpus_per_task": 4, "mem": "2G"}
     found = plan(make_config(tmp_path, slurm=options))
     assert found.cpu_hours_most == 3 * 4 * 2
     assert found.resources == ("--time=02:00:00", "--mem=2G", "--cpus-per-task=4")
 
 
-def test_what_is_wrong_with_the_input_is_found(tmp_path: Path) -> None:
+def test_a_dry_run_finds_errors_in_the_input(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     lines = tmp_path / "items.jsonl"
     lines.write_text(lines.read_text() + '{"id": "k1", "n": 1}\n')

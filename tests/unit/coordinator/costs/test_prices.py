@@ -51,7 +51,7 @@ def test_every_kind_has_a_price() -> None:
     assert {*PRICES} == {*RequestKind}
 
 
-def test_a_million_of_each_costs_what_the_list_says() -> None:
+def test_a_million_requests_of_each_kind_cost_the_list_price() -> None:
     bill = bill_of({kind.value: MILLION for kind in RequestKind})
     assert bill.by_kind == {
         "dynamo_write": 0.625,
@@ -65,7 +65,7 @@ def test_a_million_of_each_costs_what_the_list_says() -> None:
     assert bill.dollars == pytest.approx(11.525)
 
 
-def test_a_kind_of_another_release_is_no_error_and_costs_nothing() -> None:
+def test_an_unknown_kind_of_request_costs_nothing() -> None:
     assert bill_of({"moon_rocket": 5}).dollars == 0
 
 
@@ -113,5 +113,7 @@ def test_five_million_items_in_tasks_of_500_cost_cents() -> None:
 @pytest.mark.parametrize(
     ("rate", "workers", "writes"), [(10, 1, 100), (10, 50, 1000), (1e6, 1, 10)]
 )
-def test_a_slice_is_a_second_of_a_workers_share(rate: float, workers: int, writes: int) -> None:
+def test_a_reservation_is_a_second_of_a_workers_share(
+    rate: float, workers: int, writes: int
+) -> None:
     assert reservations_of(rate, 1000, workers) == writes

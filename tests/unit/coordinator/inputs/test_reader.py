@@ -547,7 +547,7 @@ def test_a_duplicate_is_named_with_both_rows() -> None:
     assert "'k17' is the key of rows 18 and 4,322" in message
 
 
-def test_repeats_are_counted() -> None:
+def test_rows_that_repeat_a_key_are_counted() -> None:
     assert "3 rows repeat a key" in refusal(lambda: check_keys(["a", "b", "a", "a", "b"]))
 
 

@@ -23,7 +23,7 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap import (
     StepResult,
     bootstrap,
 )
-from airflow_slurm_provider.coordinator.maintenance.bootstrap.clients import open_clients
+from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import open_clients
 from airflow_slurm_provider.coordinator.maintenance.doctor import Level
 from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, check_table
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
@@ -90,7 +90,7 @@ def make_bucket(clients: Clients) -> None:
     )
 
 
-def test_in_an_empty_account_everything_is_made(clients: Clients) -> None:
+def test_in_an_empty_account_everything_is_created(clients: Clients) -> None:
     assert set(make(clients).values()) == {"made"}
     table = clients.dynamodb.describe_table(TableName="t")["Table"]
     assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
@@ -102,12 +102,12 @@ def test_in_an_empty_account_everything_is_made(clients: Clients) -> None:
     assert rule_ids(clients) == {each["ID"] for each in lifecycle_rules("back/fills")}
 
 
-def test_a_second_call_makes_nothing(clients: Clients) -> None:
+def test_a_second_call_creates_nothing(clients: Clients) -> None:
     make(clients)
     assert set(make(clients).values()) == {"there"}
 
 
-def test_a_dry_run_tells_what_a_call_would_make_and_makes_nothing(clients: Clients) -> None:
+def test_a_dry_run_reports_what_a_call_would_create_and_creates_nothing(clients: Clients) -> None:
     dry = BootstrapRequest(bucket=True, point_in_time=True, deletion_protection=True, dry_run=True)
     told = make(clients, dry)
     assert set(told.values()) == {"would_make"}
@@ -116,13 +116,13 @@ def test_a_dry_run_tells_what_a_call_would_make_and_makes_nothing(clients: Clien
     assert set(make(clients)) == set(told)
 
 
-def test_doctor_is_content_with_the_table(clients: Clients) -> None:
+def test_doctor_passes_the_created_table(clients: Clients) -> None:
     make(clients, BootstrapRequest())
     probes = AwsProbes.of(SITE)
     assert [each.level for each in check_table(probes, "t")] == [Level.PASS]
 
 
-def test_without_being_asked_for_a_bucket_it_only_says_that_there_is_none(
+def test_without_create_bucket_a_missing_bucket_is_only_reported(
     clients: Clients,
 ) -> None:
     made = bootstrap(SITE, BootstrapRequest(), clients=clients)
@@ -132,7 +132,7 @@ def test_without_being_asked_for_a_bucket_it_only_says_that_there_is_none(
     assert clients.s3.list_buckets()["Buckets"] == []
 
 
-def test_what_differs_stays_as_it_is(clients: Clients) -> None:
+def test_settings_that_differ_are_not_changed_without_update(clients: Clients) -> None:
     make_bucket(clients)
     clients.dynamodb.create_table(
         **{
@@ -263,7 +263,9 @@ def other_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Clients, Stub
             stub.assert_no_pending_responses()
 
 
-def test_a_store_that_cannot_encrypt_is_not_told_to(other_store: tuple[Clients, Stubber]) -> None:
+def test_encryption_is_not_set_in_a_store_that_cannot_encrypt(
+    other_store: tuple[Clients, Stubber],
+) -> None:
     clients, stub = other_store
     stub.add_client_error("put_object", "InternalError", expected_params=PROBE)
     stub.add_response("get_bucket_lifecycle_configuration", {"Rules": RULES}, {"Bucket": "lab"})
@@ -277,7 +279,7 @@ def test_a_store_that_cannot_encrypt_is_not_told_to(other_store: tuple[Clients, 
 
 
 @pytest.mark.parametrize("may_write", [True, False])
-def test_another_store_that_can_encrypt_is_told_to(
+def test_encryption_is_set_in_a_store_that_can_encrypt(
     other_store: tuple[Clients, Stubber], may_write: bool
 ) -> None:
     clients, stub = other_store
@@ -291,14 +293,14 @@ def test_another_store_that_can_encrypt_is_told_to(
     assert make(clients, BootstrapRequest(update=True))["encryption"] == "made"
 
 
-def test_somebody_elses_bucket_is_the_users_mistake(clients: Clients) -> None:
+def test_a_bucket_of_another_account_is_a_user_error(clients: Clients) -> None:
     stub = Stubber(clients.s3)
     stub.add_client_error("head_bucket", "403")
     with stub, pytest.raises(UserError, match=r"storage\.prefix: no access to bucket 'lab'"):
         bootstrap(SITE, ALL, clients=clients)
 
 
-def test_a_refusal_is_a_service_error_that_names_what_was_refused(clients: Clients) -> None:
+def test_a_refused_request_is_a_service_error_that_names_it(clients: Clients) -> None:
     stub = Stubber(clients.dynamodb)
     stub.add_client_error("describe_table", "AccessDeniedException", "may not")
     with stub, pytest.raises(ServiceError, match=r"DynamoDB table 't'.*AccessDenied"):

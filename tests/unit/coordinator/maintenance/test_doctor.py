@@ -1,4 +1,4 @@
-"""Each check says what it found and the mend; whatever raises, the others go on."""
+"""Each check reports what it found and how to fix it; if one raises, the others continue."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
 from airflow_slurm_provider.coordinator.submission.credentials import session_policy
+from airflow_slurm_provider.slurm.array_state import Element
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
@@ -87,9 +89,6 @@ class FakeSurvey:
     def ignored_variables(self) -> list[str]:
         return self.ignored
 
-    def why_waiting(self, name: str) -> str:
-        return "Resources"
-
     def remove(self, folder: str) -> None:
         self.removed.append(folder)
 
@@ -122,6 +121,10 @@ class Cluster(FakeSlurm):
 
 @dataclass
 class Pending(FakeArray):
+    @property
+    def elements(self) -> dict[int, Element]:
+        return {0: Element(ElementState.PENDING, reason="Resources")}
+
     def counts(self) -> dict[str, int]:
         return {"PENDING": 1}
 
@@ -153,7 +156,7 @@ def raises(error: Exception) -> Any:
     return function
 
 
-def test_where_all_is_well_every_check_passes_and_the_probe_leaves_nothing() -> None:
+def test_on_a_good_site_every_check_passes_and_the_probe_leaves_nothing() -> None:
     cluster = Cluster()
     findings = examine(cluster)
     assert named(findings, Level.PASS) == set(findings)
@@ -177,7 +180,7 @@ def test_the_probes_credentials_lie_in_the_folder_that_is_removed() -> None:
     assert cluster.surveyed.removed == [name]
 
 
-def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
+def test_a_check_is_skipped_if_one_that_it_needs_has_failed() -> None:
     cluster = Cluster(
         surveyed=FakeSurvey(error=HostUnreachable("it is off; no answer", "switch it on"))
     )
@@ -190,7 +193,7 @@ def test_a_check_that_needs_another_is_not_made_where_that_has_failed() -> None:
     assert findings["bucket"].level is Level.PASS
 
 
-def test_a_check_that_raises_what_nobody_expected_has_failed_and_the_others_go_on() -> None:
+def test_a_check_that_raises_any_error_has_failed_and_the_others_continue() -> None:
     broken = replace(probes(), table=raises(RuntimeError("the plot thickens")))
     findings = examine(probes=broken)
     assert findings["table"].level is Level.FAIL
@@ -200,7 +203,7 @@ def test_a_check_that_raises_what_nobody_expected_has_failed_and_the_others_go_o
     assert findings["conditional_put"].level is Level.PASS
 
 
-def test_without_services_the_cluster_is_still_looked_at() -> None:
+def test_the_cluster_is_checked_even_if_services_cannot_be_opened() -> None:
     site = parse_site(
         {**SITE, "cluster": {"transport": "ssh", "host": "127.0.0.1", "port": 1}}, "s"
     )
@@ -210,7 +213,7 @@ def test_without_services_the_cluster_is_still_looked_at() -> None:
     assert not report.ok
 
 
-def test_the_job_in_question_decides_where_the_probe_runs() -> None:
+def test_the_probe_runs_where_the_named_job_would_run() -> None:
     spec = JobSpec.model_validate(
         {
             "job_id": "j",
@@ -230,7 +233,7 @@ def test_the_job_in_question_decides_where_the_probe_runs() -> None:
     assert "--time=5\n" in script
 
 
-def test_a_job_that_is_unknown_is_named_and_the_rest_goes_on() -> None:
+def test_an_unknown_job_is_named_and_the_other_checks_continue() -> None:
     findings = examine(job=lambda edges: edges.jobs(JobId("absent")).get())
     assert findings["job"].level is Level.FAIL
     assert "'absent'" in findings["job"].found
@@ -243,7 +246,7 @@ def test_without_a_probe_no_job_is_submitted() -> None:
     assert cluster.scripts == []
 
 
-def test_without_a_free_node_nothing_is_concluded_and_the_job_is_cancelled() -> None:
+def test_without_a_free_node_the_check_is_skipped_and_the_job_is_cancelled() -> None:
     cluster = Cluster()
     cluster.state = Pending()
     findings = examine(cluster, timeout_s=30)
@@ -255,7 +258,7 @@ def test_without_a_free_node_nothing_is_concluded_and_the_job_is_cancelled() -> 
     assert cluster.surveyed.removed == list(cluster.arrays)
 
 
-def test_a_job_that_does_not_end_is_a_fault() -> None:
+def test_a_probe_that_does_not_end_is_a_failure() -> None:
     cluster = Cluster()
     cluster.state = FakeArray(alive=1)
     finding = examine(cluster, timeout_s=30)["node_job"]
@@ -265,7 +268,7 @@ def test_a_job_that_does_not_end_is_a_fault() -> None:
     )
 
 
-def test_what_slurm_refuses_is_told() -> None:
+def test_a_probe_that_slurm_refuses_is_reported() -> None:
     cluster = Cluster(
         refuse=UserError("slurm: sbatch refused the array: a; b", "correct the slurm section")
     )
@@ -302,7 +305,7 @@ def test_what_slurm_refuses_is_told() -> None:
         ({"KillWait": ""}, "kill_wait", Level.SKIP, ""),
     ],
 )
-def test_settings_that_hurt_are_named(
+def test_harmful_settings_of_slurm_are_named(
     changes: dict[str, str], check: str, level: Level, fix: str
 ) -> None:
     cluster = Cluster(surveyed=FakeSurvey({**SETTINGS, **changes}))
@@ -311,7 +314,7 @@ def test_settings_that_hurt_are_named(
     assert fix in finding.fix
 
 
-def test_a_grace_time_that_is_long_enough_is_all_right() -> None:
+def test_a_grace_time_that_is_long_enough_passes() -> None:
     survey = FakeSurvey({**SETTINGS, "PreemptMode": "REQUEUE", "PreemptType": "preempt/qos"})
     survey.partition = Partition("main", default=True, grace_s=60, preempt_mode="REQUEUE")
     assert examine(Cluster(surveyed=survey))["preemption"].level is Level.PASS
@@ -328,14 +331,14 @@ def test_a_grace_time_that_is_long_enough_is_all_right() -> None:
         ("slurm-embedded 0.1.0", Level.PASS),
     ],
 )
-def test_the_versions_that_were_tried(
+def test_untested_versions_of_slurm_are_reported(
     version: str, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cluster, "version", lambda _: version)
     assert examine()["slurm"].level is level
 
 
-def test_a_site_without_accounting_is_warned_of() -> None:
+def test_a_site_without_accounting_gives_a_warning() -> None:
     assert examine(Cluster(surveyed=FakeSurvey(keeps_accounting=False)))["accounting"].level is (
         Level.WARN
     )
@@ -366,9 +369,7 @@ def test_a_clock_that_is_off_is_named(ahead_s: float, level: Level) -> None:
         (replace(GOOD_TABLE, on_demand=False), Level.WARN, "PAY_PER_REQUEST"),
     ],
 )
-def test_a_table_that_is_not_right_is_named(
-    table: TableDescription, level: Level, fix: str
-) -> None:
+def test_a_wrong_table_is_named(table: TableDescription, level: Level, fix: str) -> None:
     finding = examine(probes=probes(table))["table"]
     assert finding.level is level
     assert fix in finding.fix
@@ -395,7 +396,7 @@ def test_an_action_that_is_not_allowed_is_named() -> None:
     assert "--iam" in finding.fix
 
 
-def test_a_store_that_ignores_if_match_is_warned_of() -> None:
+def test_a_store_that_ignores_if_match_gives_a_warning() -> None:
     class Replaces(MemoryObjects):
         def put_if(self, key: str, body: bytes, tag: str) -> bool:
             self.put(key, body)
@@ -406,7 +407,7 @@ def test_a_store_that_ignores_if_match_is_warned_of() -> None:
     assert (found.level, "gc deletes no files" in found.found) == (Level.WARN, True)
 
 
-def test_a_store_without_conditional_put_is_warned_of() -> None:
+def test_a_store_without_conditional_put_gives_a_warning() -> None:
     edges = replace(services(Cluster()), objects=Overwrites())
     assert examine(edges=edges)["conditional_put"].level is Level.WARN
 
@@ -450,7 +451,7 @@ def output(**changes: Any) -> ProbeOutput:
         (output(clock_ahead_s=-900.0), "node_clock", "NTP"),
     ],
 )
-def test_what_is_wrong_on_a_node_is_named(said: ProbeOutput, check: str, fix: str) -> None:
+def test_a_problem_on_a_node_is_named(said: ProbeOutput, check: str, fix: str) -> None:
     findings = {each.check: each for each in judge(said, "python3", None)}
     assert named(findings, Level.FAIL) == {check}
     assert fix in findings[check].fix
@@ -475,7 +476,7 @@ def test_the_error_of_an_action_keeps_its_own_fix() -> None:
     assert finding.fix == "check the network"
 
 
-def test_scratch_that_is_nearly_full_is_warned_of() -> None:
+def test_scratch_that_is_nearly_full_gives_a_warning() -> None:
     findings = {each.check: each for each in judge(output(scratch_free_bytes=1), "python3", None)}
     assert findings["node_scratch"].level is Level.WARN
 
@@ -530,7 +531,7 @@ def test_the_nodes_policy_allows_what_every_jobs_session_does(job: str) -> None:
         assert any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
-def test_the_nodes_may_not_look_into_the_whole_bucket() -> None:
+def test_the_nodes_may_not_list_the_whole_bucket() -> None:
     node = policies(site_with())["node"]
     assert all(resource != "arn:aws:s3:::lab/*" for _, resource in grants(node))
     assert all("*" not in action for action, _ in grants(node))
@@ -577,7 +578,7 @@ def test_a_role_for_nodes_may_be_assumed_by_the_coordinator() -> None:
     assert ("sts:AssumeRole", role) in set(grants(coordinator))
 
 
-def test_who_coordinates_may_send_alerts_where_the_site_has_a_topic() -> None:
+def test_the_coordinator_may_send_alerts_if_the_site_has_a_topic() -> None:
     topic = "arn:aws:sns:eu-west-1:123456789012:alerts"
     found = policies(parse_site({**SITE, "alerts": {"sns_topic_arn": topic}}, "site"))
     assert ("sns:Publish", topic) in set(grants(found["coordinator"]))
@@ -587,13 +588,13 @@ def test_who_coordinates_may_send_alerts_where_the_site_has_a_topic() -> None:
     )
 
 
-def test_without_a_prefix_the_bucket_is_the_prefix() -> None:
+def test_without_a_prefix_the_policy_covers_the_whole_bucket() -> None:
     found = policies(site_with("s3://lab"))
     assert ("s3:PutObject", "arn:aws:s3:::lab/*") in set(grants(found["coordinator"]))
     assert ("s3:PutObject", "arn:aws:s3:::lab/jobs/*/*") in set(grants(found["node"]))
 
 
-def test_the_probes_options_are_those_that_say_where_workers_run() -> None:
+def test_the_probe_keeps_the_options_that_decide_where_workers_run() -> None:
     options = probe_options(
         SlurmOptions(partition="p", time="10:00:00", throttle=3, begin="now+60")
     )
@@ -601,7 +602,7 @@ def test_the_probes_options_are_those_that_say_where_workers_run() -> None:
     assert (options.throttle, options.begin) == (None, None)
 
 
-def test_options_that_the_account_gives_by_variables_are_told_as_not_used() -> None:
+def test_options_in_variables_of_the_account_are_reported_as_ignored() -> None:
     cluster = Cluster(surveyed=FakeSurvey(ignored=["SBATCH_ACCOUNT", "SQUEUE_FORMAT"]))
     found = examine(cluster)["variables"]
     assert found.level is Level.WARN

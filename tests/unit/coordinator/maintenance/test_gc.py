@@ -92,7 +92,7 @@ def test_each_kind_of_garbage_is_deleted_counted_and_audited(edges: Services) ->
     assert actions(edges).count("collected") == 1
 
 
-def test_what_is_young_stays(edges: Services) -> None:
+def test_replaced_versions_stay_until_they_are_old_enough(edges: Services) -> None:
     version = version_name(1, "0123456789abcdef", "lost")
     key = f"{edges.paths(JOB).dataset_of(version)}part-0.parquet"
     leave(edges, key, modified=time.time() - WEEK_S + 600)
@@ -109,14 +109,14 @@ def test_a_dry_run_deletes_nothing(edges: Services) -> None:
     assert "collected" not in actions(edges)
 
 
-def test_of_a_manifest_of_another_release_nothing_is_known(edges: Services) -> None:
+def test_nothing_is_deleted_beside_a_manifest_of_another_release(edges: Services) -> None:
     paths = edges.paths(JOB)
     leave(edges, f"{paths.dataset}0123456789abcdef/part-0.parquet")
     objects_of(edges).put(paths.manifest, json.dumps({"v": 99}).encode())
     assert run(edges, older_than_s=0).objects.total() == 0
 
 
-def test_while_a_job_runs_only_what_is_decided_is_garbage(tmp_path: Path) -> None:
+def test_while_a_job_runs_only_objects_with_a_final_decision_are_garbage(tmp_path: Path) -> None:
     edges = services()
     config = make_config(tmp_path / "config", items=10)
     api.submit(edges, config, log=lambda _: None)
@@ -252,7 +252,7 @@ class TestWhateverIsThere:
         return named
 
 
-def test_a_draft_that_is_nobodys_plan_is_garbage_and_the_plan_is_not(edges: Services) -> None:
+def test_a_draft_that_is_not_a_plan_is_garbage_and_the_plan_is_not(edges: Services) -> None:
     paths, other = edges.paths(JOB), new_draft()
     before = dict(objects_of(edges).objects)
     leave(edges, paths.segment(0, segment_number(other, 0)), modified=edges.clock.now())
@@ -261,7 +261,7 @@ def test_a_draft_that_is_nobodys_plan_is_garbage_and_the_plan_is_not(edges: Serv
     assert objects_of(edges).objects == before
 
 
-def test_a_draft_of_a_round_without_a_plan_may_yet_become_it(edges: Services) -> None:
+def test_a_draft_of_a_round_without_a_plan_stays(edges: Services) -> None:
     edges.jobs(JOB).create_round(1, "retry")
     leave(edges, edges.paths(JOB).segment(1, segment_number(new_draft(), 0)))
     assert run(edges, older_than_s=0).objects.total() == 0

@@ -15,6 +15,7 @@ from airflow_slurm_provider.coordinator.maintenance.repair import RepairResult, 
 from airflow_slurm_provider.coordinator.planning.planner import DraftSummary, new_draft
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.failures import explain
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.errors import ItemError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -39,7 +40,7 @@ class Handler:
 
     def __call__(self, item: dict[str, Any], context: Any) -> dict[str, Any]:
         if item["n"] == 3:
-            raise ItemError("bad_input", "three is no good")
+            raise ItemError("bad_input", "three is not valid")
         if item["n"] == 17 and not self.cured:
             raise ItemError("network", "connection reset")
         return item
@@ -75,11 +76,11 @@ def run(edges: Services, **options: Any) -> RepairResult:
 
 def status(edges: Services) -> dict[str, Any]:
     edges.readers.clear()
-    return api.progress(edges, JOB).to_dict()
+    return read_progress(edges, JOB).to_dict()
 
 
 def published(edges: Services) -> dict[str, Any]:
-    """The dataset, but for when it was made."""
+    """The dataset, without the time when it was made."""
     manifest = api.aggregate(edges, JOB, log=lambda _: None)
     return {name: value for name, value in manifest.items() if name != "created"}
 
@@ -109,7 +110,7 @@ def audited(edges: Services) -> int:
     return sum(each.action == "repaired" for each in edges.jobs(JOB).events())
 
 
-def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> None:
+def test_a_correct_job_is_not_changed(edges: Services, world: World) -> None:
     before = world.task_rows()
     found = run(edges)
     assert (found.changed, found.unrepaired) == (False, [])
@@ -117,7 +118,7 @@ def test_a_job_that_is_right_is_left_alone(edges: Services, world: World) -> Non
     assert audited(edges) == 0
 
 
-def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
+def test_a_rebuilt_task_is_found_although_its_shard_was_finished(
     edges: Services, world: World
 ) -> None:
     generation = edges.jobs(JOB).get().generation
@@ -131,7 +132,7 @@ def test_a_rebuilt_task_is_found_although_its_shard_was_worked_off(
     assert lost.task in {marker.task for marker in world.markers()}
 
 
-def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
+def test_a_repair_that_died_after_its_last_row_is_finished_by_the_next(
     edges: Services, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generation = edges.jobs(JOB).get().generation
@@ -152,7 +153,7 @@ def test_a_repair_that_was_cut_off_behind_its_last_row_is_finished_by_the_next(
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
 
 
-def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
+def test_a_task_that_a_repair_makes_ready_no_longer_counts_as_done(
     edges: Services, world: World
 ) -> None:
     for shard in range(world.shards):
@@ -165,7 +166,7 @@ def test_a_task_that_a_repair_makes_ready_again_is_not_counted_as_done_any_more(
     assert status(edges)["tasks"] == {"done": before["tasks"]["done"] - 1, "ready": 1}
 
 
-def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: World) -> None:
+def test_lost_task_rows_become_done_by_their_markers(edges: Services, world: World) -> None:
     before, rows = status(edges), world.task_rows()
     for row in rows[::2]:
         world.rows.delete(keys.task_pk(JOB, row.sequence % 8), row.sk)
@@ -181,7 +182,9 @@ def test_lost_task_rows_are_done_again_by_their_markers(edges: Services, world: 
     assert audited(edges) == 1
 
 
-def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: World) -> None:
+def test_after_the_loss_of_the_whole_table_the_dataset_is_the_same(
+    edges: Services, world: World
+) -> None:
     before, dataset = status(edges), published(edges)
     register = [str(row["sk"]) for row in edges.rows.query(keys.JOBS_PK)]
     lose_everything(edges)
@@ -195,7 +198,7 @@ def test_the_whole_table_lost_the_dataset_is_the_same(edges: Services, world: Wo
     assert (again.changed, again.unrepaired) == (False, [])
 
 
-def test_a_job_that_lost_its_rows_is_not_planned_anew(edges: Services, tmp_path: Path) -> None:
+def test_a_job_that_lost_its_rows_is_not_planned_again(edges: Services, tmp_path: Path) -> None:
     lose_everything(edges)
     config = make_config(tmp_path / "config")
     with pytest.raises(UserError, match="slurmctl doctor --repair --job job-1, or"):
@@ -220,14 +223,14 @@ def test_a_repaired_job_can_be_retried(edges: Services) -> None:
     assert (retried.round, retried.items) == (2, {"bad_input": 1})
 
 
-def test_a_dry_run_tells_and_writes_nothing(edges: Services) -> None:
+def test_a_dry_run_reports_and_writes_nothing(edges: Services) -> None:
     lose_everything(edges)
     found = run(edges, dry_run=True)
     assert (found.job, found.rounds, found.tasks, found.completed) == (True, [0, 1], 11, 11)
     assert table_of(edges) == []
 
 
-def test_a_row_that_does_not_say_what_its_marker_decided_is_completed(
+def test_a_row_that_disagrees_with_its_marker_is_completed(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path)
@@ -276,7 +279,7 @@ def test_lost_halves_of_a_bisected_task_come_back(edges: Services, world: World)
     assert not run(edges).changed
 
 
-def test_a_lost_task_without_a_marker_goes_on_above_its_last_attempt(
+def test_a_lost_task_without_a_marker_continues_above_its_last_attempt(
     tmp_path: Path,
 ) -> None:
     edges = services()
@@ -293,7 +296,7 @@ def test_a_lost_task_without_a_marker_goes_on_above_its_last_attempt(
     assert (row.state, row.attempt) == (TaskState.READY, 7)
 
 
-def test_submissions_are_known_by_their_workers_logs(edges: Services) -> None:
+def test_submissions_are_rebuilt_from_their_workers_logs(edges: Services) -> None:
     ship_logs(edges, "000-1/100_0-r0-aa-000", "000-1/100_1-r0-bb-000", "001-1/105_0-r0-cc-000")
     lose_everything(edges)
     found = run(edges)
@@ -305,7 +308,7 @@ def test_submissions_are_known_by_their_workers_logs(edges: Services) -> None:
     ]
 
 
-def test_a_rebuilt_submission_has_the_token_that_its_arrays_names_have(edges: Services) -> None:
+def test_a_rebuilt_submission_has_the_token_of_its_arrays_names(edges: Services) -> None:
     slurm = edges.slurm
     assert isinstance(slurm, FakeSlurm)
     slurm.arrays = {f"{JOB}.000-1.feed12": "100", "theirs.001-1.beef34": "105"}
@@ -317,7 +320,7 @@ def test_a_rebuilt_submission_has_the_token_that_its_arrays_names_have(edges: Se
     assert second.token not in ("", "beef34")
 
 
-def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) -> None:
+def test_a_plan_without_a_committed_task_is_left_to_submit(tmp_path: Path) -> None:
     edges = services()
     config = make_config(tmp_path, items=10)
     api.submit(edges, config, log=lambda _: None)
@@ -328,7 +331,7 @@ def test_a_plan_of_which_nothing_is_committed_is_left_to_submit(tmp_path: Path) 
     assert status(edges)["tasks"] == {"ready": 2}
 
 
-def test_a_retry_of_which_nothing_is_committed_is_named(edges: Services) -> None:
+def test_a_retry_without_a_committed_task_is_reported(edges: Services) -> None:
     retried = api.retry(edges, JOB, ["bad_input"], log=lambda _: None)
     assert retried.round == 2
     lose_everything(edges)
@@ -359,7 +362,9 @@ def test_lost_input_is_named(edges: Services, world: World) -> None:
         run(edges)
 
 
-def test_the_shards_are_those_of_the_rows_that_are_left(edges: Services, world: World) -> None:
+def test_the_number_of_shards_follows_from_the_rows_that_are_left(
+    edges: Services, world: World
+) -> None:
     config = edges.jobs(JOB).get().config
     data = edges.objects.get(edges.paths(JOB).config(config))
     assert data is not None
@@ -373,12 +378,12 @@ def test_the_shards_are_those_of_the_rows_that_are_left(edges: Services, world: 
     assert (row.config, row.shards) == (config, 8)
 
 
-def test_a_job_of_which_nothing_is_left_is_unknown() -> None:
+def test_a_job_without_rows_and_objects_is_unknown() -> None:
     with pytest.raises(UserError, match="nor a configuration"):
         run(services())
 
 
-# --- results are of the items that they stand for -----------------------------
+# --- results belong to the items that they were made from ---------------------
 
 
 def expire_segments(edges: Services) -> None:
@@ -393,7 +398,7 @@ def change_marker(edges: Services, task: TaskId, **changes: Any) -> None:
     edges.objects.put(edges.paths(JOB).done(task), replace(marker, **changes).to_json())
 
 
-def test_a_repair_that_fails_leaves_results_guarded_from_another_input(
+def test_a_failed_repair_still_protects_results_from_another_input(
     edges: Services, tmp_path: Path
 ) -> None:
     lose_everything(edges)
@@ -406,7 +411,7 @@ def test_a_repair_that_fails_leaves_results_guarded_from_another_input(
         api.submit(edges, config, log=lambda _: None)
 
 
-def test_a_repair_that_dies_anywhere_leaves_results_guarded_and_can_be_repeated(
+def test_a_repair_that_dies_anywhere_protects_results_and_can_be_repeated(
     edges: Services, tmp_path: Path
 ) -> None:
     before = published(edges)
@@ -426,7 +431,7 @@ def test_a_repair_that_dies_anywhere_leaves_results_guarded_and_can_be_repeated(
 
 
 @pytest.mark.parametrize("rounds", [0, 1])
-def test_the_row_that_a_failed_repair_of_an_earlier_release_left_is_no_plan(
+def test_the_row_left_by_a_failed_repair_of_an_earlier_release_is_not_a_plan(
     edges: Services, tmp_path: Path, rounds: int
 ) -> None:
     standing, before = edges.jobs(JOB).get(), published(edges)
@@ -443,7 +448,7 @@ def test_the_row_that_a_failed_repair_of_an_earlier_release_left_is_no_plan(
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, ""])
-def test_a_marker_of_other_items_brings_no_job_back(edges: Services, digest: str) -> None:
+def test_a_job_is_not_rebuilt_from_a_marker_of_other_items(edges: Services, digest: str) -> None:
     lose_everything(edges)
     change_marker(edges, task_id(0, 4), input_sha256=digest)
     with pytest.raises(UserError, match=r"done/000-00000004\.done .* made from other items"):
@@ -462,7 +467,7 @@ def test_a_marker_of_other_items_completes_no_row(tmp_path: Path) -> None:
     assert world.task_rows()[0].state is TaskState.READY
 
 
-def test_segments_that_are_cut_short_bring_no_smaller_job_back(
+def test_incomplete_segments_do_not_rebuild_a_smaller_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 10)
@@ -479,20 +484,12 @@ def test_segments_that_are_cut_short_bring_no_smaller_job_back(
     assert edges.jobs(JOB).find() is None
 
 
-def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Services) -> None:
+def test_a_draft_left_beside_the_plan_is_not_used_as_the_plan(edges: Services) -> None:
     plan = edges.jobs(JOB).get().draft
     before = published(edges)
-    with new_draft(
-        edges.store(JOB),
-        0,
-        [(f"other{n}", {"n": n}) for n in range(50)],
-        5,
-        lambda totals: DraftSummary(
-            totals.tasks, totals.items, totals.sha256, identity="of another input"
-        ),
-        lambda _: None,
-    ):
-        pass
+    items = [(f"other{n}", {"n": n}) for n in range(50)]
+    with new_draft(edges.store(JOB), 0, items, 5, lambda _: None) as draft:
+        draft.complete(DraftSummary(*draft.totals.figures, identity="of another input"))
     lose_everything(edges)
     run(edges)
     assert edges.jobs(JOB).get().draft == plan
@@ -501,7 +498,7 @@ def test_a_draft_that_was_left_beside_the_plan_is_not_taken_for_it(edges: Servic
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("twin", [10**17, 10**18 - 1])
-def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read_from(
+def test_of_two_drafts_with_the_same_items_the_one_in_task_rows_is_the_plan(
     edges: Services, number: int, twin: int
 ) -> None:
     paths, jobs = edges.paths(JOB), edges.jobs(JOB)
@@ -518,7 +515,7 @@ def test_of_two_drafts_with_the_same_items_the_one_stays_that_task_rows_are_read
         assert len(edges.store(JOB).read_slice(number, row.where))
 
 
-def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
+def test_the_configuration_of_another_input_is_not_used_for_the_job(
     edges: Services, tmp_path: Path
 ) -> None:
     identity = edges.jobs(JOB).get().identity
@@ -535,7 +532,7 @@ def test_the_configuration_of_another_input_is_not_taken_for_the_jobs(
         api.submit(edges, other, log=lambda _: None)
 
 
-def test_a_dataset_is_not_made_of_a_marker_of_other_items(edges: Services) -> None:
+def test_a_dataset_is_not_made_from_a_marker_of_other_items(edges: Services) -> None:
     change_marker(edges, task_id(0, 4), input_sha256="0" * 64)
     with pytest.raises(UserError, match=r"done/000-00000004\.done .* made from other items"):
         published(edges)
@@ -555,7 +552,7 @@ def test_a_retry_does_not_take_items_from_a_marker_of_other_items(edges: Service
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_a_task_that_is_done_while_a_repair_looks_is_never_called_broken(
+def test_a_task_that_ends_during_a_repair_is_not_reported_as_broken(
     tmp_path: Path, split: bool
 ) -> None:
     """At each step of a repair a worker does a task, or bisects one, from beginning to end."""
@@ -584,7 +581,7 @@ def test_a_task_that_is_done_while_a_repair_looks_is_never_called_broken(
             break
 
 
-def test_a_submission_that_begins_while_a_repair_looks_is_not_called_lost(
+def test_a_submission_that_begins_during_a_repair_is_not_reported_as_lost(
     edges: Services, tmp_path: Path
 ) -> None:
     def work(own: Services) -> None:

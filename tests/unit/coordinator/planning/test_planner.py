@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from airflow_slurm_provider.coordinator.planning.planner import PlanConflict
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import RoundState, TaskState
 from slurm_worker.protocol.slices import Slice, pack_slice, unpack_segment
@@ -60,7 +59,9 @@ def test_each_item_is_in_exactly_one_task_in_order(tmp_path: Path) -> None:
     assert {row.state for row in world.task_rows()} == {TaskState.READY}
 
 
-def test_segments_hold_many_tasks_and_read_back_whole(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_segments_hold_many_tasks_and_read_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 20)
     world = World(tmp_path, bundle=10)
     world.plan(numbered(95))
@@ -114,31 +115,20 @@ def test_a_restart_never_resets_a_task_that_a_worker_holds(tmp_path: Path) -> No
     assert world.task_rows()[0].state is TaskState.LEASED
 
 
-def test_a_plan_stays_if_the_input_changes_between_two_tries(
-    tmp_path: Path,
+@pytest.mark.parametrize(("requests", "adopted"), [(3, False), (4, True)])
+def test_the_draft_of_a_killed_planner_is_the_plan_only_if_it_was_adopted(
+    tmp_path: Path, requests: int, adopted: bool
 ) -> None:
     rows = DyingRows()
     world = World(tmp_path, rows=rows)
-    rows.left = 4
+    rows.left = requests
     with pytest.raises(Killed):
         world.plan(numbered(100))
     rows.left = float("inf")
     planned = world.plan([(f"other{n}", {}) for n in range(70)])
-    assert (planned.tasks, planned.items) == (10, 100)
-    assert items_of(world) == [f"k{n}" for n in range(100)]
-
-
-def test_a_draft_of_a_killed_planner_does_not_block_another_input(
-    tmp_path: Path,
-) -> None:
-    rows = DyingRows()
-    world = World(tmp_path, rows=rows)
-    rows.left = 3
-    with pytest.raises(Killed):
-        world.plan(numbered(100))
-    rows.left = float("inf")
-    assert world.plan([(f"other{n}", {}) for n in range(70)]).items == 70
-    assert items_of(world) == [f"other{n}" for n in range(70)]
+    expected = [f"k{n}" for n in range(100)] if adopted else [f"other{n}" for n in range(70)]
+    assert (planned.tasks, planned.items) == (len(expected) // 10, len(expected))
+    assert items_of(world) == expected
 
 
 def test_a_plan_whose_segments_are_gone_is_not_opened(tmp_path: Path) -> None:
@@ -150,7 +140,7 @@ def test_a_plan_whose_segments_are_gone_is_not_opened(tmp_path: Path) -> None:
     rows.left = float("inf")
     for key in list(world.objects.list(world.paths.segments(0))):
         world.objects.delete(key)
-    with pytest.raises(PlanConflict, match="missing below lab/jobs/job-1/input/000/"):
+    with pytest.raises(UserError, match="missing below lab/jobs/job-1/input/000/"):
         world.plan(numbered(100))
     assert world.jobs.rounds()[0].state is RoundState.PLANNING
 
@@ -207,7 +197,9 @@ def test_a_refused_input_leaves_no_task_row(tmp_path: Path) -> None:
     assert list(world.objects.list("")) == []
 
 
-def test_planning_reads_the_input_as_a_stream(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_planning_reads_the_input_as_a_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No more than a segment of items is alive at a time."""
     monkeypatch.setattr("airflow_slurm_provider.coordinator.planning.planner.SEGMENT_ITEMS", 100)
     alive = itertools.count()

@@ -11,6 +11,7 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.errors import ErrorClass, ItemError
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
@@ -115,7 +116,7 @@ def check(edges: Services, slurm: FakeSlurm, config: Any, folder: Path) -> None:
     world.worker().run()
     assert sorted(ran) == [0, 1, 2, 3, 4, 7, 8], "only what had failed"
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
-    assert api.progress(edges, config.spec.id).failed == {"bad_input": 1}
+    assert read_progress(edges, config.spec.id).failed == {"bad_input": 1}
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -183,7 +184,7 @@ def test_a_retry_that_is_repeated_after_its_workers_ran_leaves_no_task_unseen(
             slurm.state = FakeArray(alive=0)
             api.retry(edges, config.spec.id, classes, log=lambda _: None)
             work(edges, config, folder / "second")
-            assert api.progress(edges, config.spec.id).complete, f"cut at {points}"
+            assert read_progress(edges, config.spec.id).complete, f"cut at {points}"
         else:
             break
     assert reopened, "no cut was behind the opening of the round"
@@ -207,4 +208,4 @@ def test_new_workers_read_every_row_if_others_have_left_tasks(tmp_path: Path) ->
     slurm.state = FakeArray(alive=0)
     api.submit(edges, config, log=lambda _: None)
     work(edges, config, tmp_path / "again")
-    assert api.progress(edges, config.spec.id).complete
+    assert read_progress(edges, config.spec.id).complete

@@ -56,6 +56,25 @@ def test_consistent_times_are_accepted(over: dict[str, Any]) -> None:
     assert load_config({**BASE, **over}).spec.job_id == "j"
 
 
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"wrkers": 3}, "wrkers: is not a known key; did you mean 'workers' or 'worker'?"),
+        ({"worker": {"trys": 3}}, "worker.trys: is not a known key; did you mean 'tries'?"),
+        ({"limits": {"api": {"rate": 1, "brust": 3}}}, "limits.api.brust: is not a known key; did"),
+        ({"retry": {"network": {"round": 3}}}, "did you mean 'rounds'?"),
+        ({"classify": [{"class": "network", "mesage": "x"}]}, "did you mean 'message'?"),
+    ],
+    ids=str,
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_key(
+    over: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as found:
+        load_config({**BASE, **over})
+    assert message in str(found.value)
+
+
 @pytest.mark.parametrize("path", ["", " "])
 def test_an_empty_input_path_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):

@@ -13,8 +13,9 @@ from airflow_slurm_provider.coordinator.spec.retry_policy import (
     Policy,
     RetryContext,
     RoundResources,
-    parse_rules,
+    Rules,
 )
+from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from slurm_worker.errors import ErrorClass, UserError
 from tests.unit.coordinator.fakes import make_config
@@ -23,7 +24,7 @@ from tests.unit.coordinator.fakes import make_config
 def resources(
     rules: dict[str, Any], classes: set[str], context: RetryContext | None = None, **options: object
 ) -> RoundResources:
-    policy = Policy(parse_rules(rules, "policy"))
+    policy = Policy(validate(Rules, rules, "policy."))
     return policy.resources(SlurmOptions.from_mapping(options), classes, context or RetryContext())
 
 
@@ -47,14 +48,14 @@ def test_what_cannot_succeed_is_never_retried_by_default() -> None:
 
 
 def test_a_rule_keeps_the_defaults_of_fields_that_it_does_not_name() -> None:
-    policy = Policy(parse_rules({"out_of_memory": {"rounds": 5}}, "policy"))
+    policy = Policy(validate(Rules, {"out_of_memory": {"rounds": 5}}, "policy."))
     got = policy.resources(SlurmOptions(mem="1G"), {"out_of_memory"}, RetryContext())
     assert (policy.rounds["out_of_memory"], got.slurm) == (5, {"mem": "2048M"})
 
 
 def test_an_operators_rules_override_the_jobs(tmp_path: Path) -> None:
     config = make_config(tmp_path, retry={"network": 7, "timeout": "never"})
-    policy = Policy(config.spec.retry, parse_rules({"network": "never", "auth": 1}, "policy"))
+    policy = Policy(config.spec.retry, validate(Rules, {"network": "never", "auth": 1}, "policy."))
     assert (policy.rounds.get("network"), policy.rounds.get("timeout")) == (None, None)
     assert policy.rounds["auth"] == 1
 
@@ -138,7 +139,7 @@ def test_the_message_for_a_wrong_rule_names_the_class_and_the_field(
     rules: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        parse_rules(rules, "policy")
+        validate(Rules, rules, "policy.")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The pace of a job is that of late, and nothing is said of one that is not known."""
+"""The rate of a job is that of the last minutes; an unknown rate is not shown."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def snapshot(ages_s: list[float], held: list[TaskRow], tasks: int = 1_000) -> Sn
 HELD = task(999, TaskState.LEASED, started_ms=NOW_MS - 10_000)
 
 
-def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
+def test_rate_and_time_left_come_from_the_last_minutes() -> None:
     # A task in ten seconds at first, then, for the last five minutes, one in each second.
     slow = [300.0 + 10 * number for number in range(100)]
     quick = [0.5 + number for number in range(300)]
@@ -56,7 +56,7 @@ def test_the_rate_is_that_of_the_last_minutes_and_says_when_it_ends() -> None:
     assert seen.line() == f"{seen.rate:.1f} items/s, about {format_duration(seen.eta_s or 0)} left"
 
 
-def test_first_tasks_have_the_pace_of_their_items() -> None:
+def test_before_the_first_task_ends_the_rate_is_that_of_its_items() -> None:
     running = task(0, TaskState.LEASED, started_ms=NOW_MS - 10_000, items_ok=5)
     seen = eta_of(snapshot([], [running], tasks=1))
     assert (seen.rate, seen.eta_s, seen.running_items) == (0.5, 10, 5)
@@ -73,5 +73,5 @@ def test_first_tasks_have_the_pace_of_their_items() -> None:
     ],
     ids=["nobody works", "nothing is done", "nobody works any more", "all is done"],
 )
-def test_nothing_is_said_of_a_pace_that_is_not_known(seen: Snapshot) -> None:
+def test_an_unknown_rate_gives_no_time_left(seen: Snapshot) -> None:
     assert eta_of(seen).line() == ""

@@ -1,4 +1,4 @@
-"""A job's failures, explained: by class and message, with who was cured."""
+"""A job's failures, explained: by class and message, with those that a retry cured."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def log(_line: str) -> None:
         ("at 0x7f00: N912EV", "at 0xdeadbeef: N5FQAA1"),
     ],
 )
-def test_messages_of_the_same_fault_are_one(one: str, other: str) -> None:
+def test_messages_of_the_same_fault_are_one_group(one: str, other: str) -> None:
     assert normalise(one) == normalise(other)
 
 
-def test_messages_of_different_faults_stay_apart() -> None:
+def test_messages_of_different_faults_are_different_groups() -> None:
     assert normalise("connection refused by 10.0.0.1") != normalise("connection reset by 10.0.0.1")
 
 
-def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_message_that_all_failures_share_is_shown_in_full(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     api.submit(edges, config, log=log)
 
@@ -54,7 +54,7 @@ def test_a_message_that_all_failures_share_is_told_as_it_is(tmp_path: Path) -> N
     ]
 
 
-def test_a_message_of_which_half_a_character_is_left_can_be_shown(
+def test_a_message_cut_within_a_character_can_be_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
@@ -69,7 +69,7 @@ def test_a_message_of_which_half_a_character_is_left_can_be_shown(
     assert [each.message for each in explain(edges, config.spec.id)] == [r"read \udcff"]
 
 
-def test_failures_are_grouped_with_examples_and_what_was_cured(tmp_path: Path) -> None:
+def test_failures_are_grouped_with_examples_and_superseded_counts(tmp_path: Path) -> None:
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     job_id = config.spec.id
     api.submit(edges, config, log=log)
@@ -109,7 +109,7 @@ def test_bugs_at_different_places_are_different_failures(
     edges, config = services(FakeSlurm()), make_config(tmp_path)
     api.submit(edges, config, log=log)
     places = cycle(f"h.py:{line} in f" for line in (4, 9))
-    monkeypatch.setattr(calls, "place_of", lambda _error, _folder: next(places))
+    monkeypatch.setattr("slurm_worker.errors.place_of", lambda _error, _folder: next(places))
 
     def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
         return {"x": item["no such field"]}

@@ -10,8 +10,12 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import (
+    attribute_failures,
+    find_worker_failures,
+)
 from airflow_slurm_provider.coordinator.status.failures import explain
+from airflow_slurm_provider.coordinator.status.progress import read_progress
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
@@ -54,7 +58,7 @@ class ReadRows(MemoryRows):
 
 @pytest.fixture
 def ended(tmp_path: Path) -> tuple[Services, keys.JobId, ReadRows, FakeSlurm]:
-    """A job that is done but for two tasks that were given up; its rows were looked at once."""
+    """A job that is done, except two tasks that were given up; its rows were read once."""
     slurm = FakeSlurm()
     rows = ReadRows()
     edges = replace(services(slurm), rows=rows)
@@ -67,7 +71,7 @@ def ended(tmp_path: Path) -> tuple[Services, keys.JobId, ReadRows, FakeSlurm]:
         assert isinstance(claimed, Claimed)
         world.table.fail(claimed.lease, ErrorClass.NODE_FAILURE, "disk full", 0.0, final=True)
     world.worker().run()
-    assert api.progress(edges, job_id).complete
+    assert read_progress(edges, job_id).complete
     rows.since()
     return edges, job_id, rows, slurm
 
@@ -99,7 +103,7 @@ def test_planning_a_retry_reads_only_the_rows_of_tasks_that_did_not_end_well(
     assert rows.since() < FEW
 
 
-def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
+def test_planning_a_retry_queries_the_accounting_once(ended: Ended) -> None:
     edges, job_id, _, slurm = ended
     slurm.ended = [
         JobRecord("100", 0, 0, ElementState.NODE_FAIL, "0:0", "n7", 65, 0),
@@ -110,10 +114,10 @@ def test_planning_a_retry_asks_the_accounting_once(ended: Ended) -> None:
     assert slurm.accounted == [["100"]]
 
 
-def test_asking_why_workers_died_reads_no_done_row_where_no_lease_was_lost(ended: Ended) -> None:
+def test_finding_dead_workers_reads_no_done_row_if_no_lease_was_lost(ended: Ended) -> None:
     edges, job_id, rows, slurm = ended
     slurm.ended = [JobRecord("100", 0, 0, ElementState.OUT_OF_MEMORY, "0:125", "n7", 65, 0)]
     assert attribute_failures(edges, job_id) == 0
-    (loss,) = api.worker_failures(edges, job_id)
+    (loss,) = find_worker_failures(edges, job_id)
     assert loss.tasks == ()
     assert rows.since() < FEW

@@ -1,4 +1,4 @@
-"""A look that reads only what may have changed says what a look at every row would."""
+"""A snapshot that reads only what may have changed equals one that reads every row."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Job:
             yield from self.table.all_rows(shard)
 
     def new_process(self, *, unseen: bool = False) -> None:
-        """Who looks next has not looked before; `unseen`: nor has anybody else."""
+        """The next snapshot is a new process's first; with `unseen`, no process has stored one."""
         self.services = replace(self.services, readers=TTLCache())
         if unseen:
             self.services.objects.delete(self.services.paths(JOB).progress)
@@ -185,7 +185,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, seed=st.integers(0, 1000), tasks=st.integers(1, 120))
-def test_whatever_workers_do_a_look_says_what_every_row_says(
+def test_whatever_workers_do_a_snapshot_equals_a_full_read(
     steps: list[str], seed: int, tasks: int
 ) -> None:
     job = Job(random=random.Random(seed), shards=2)
@@ -221,7 +221,7 @@ def finish(job: Job, most: int) -> int:
     return count
 
 
-def test_of_many_tasks_only_those_that_may_have_changed_are_read() -> None:
+def test_only_rows_that_may_have_changed_are_read() -> None:
     job = Job(shards=2)
     job.plan(6000)
     first = job.look()
@@ -237,7 +237,7 @@ def test_of_many_tasks_only_those_that_may_have_changed_are_read() -> None:
 
 
 @pytest.mark.parametrize("summed_up", [False, True])
-def test_halves_of_bisected_tasks_are_found_behind_tasks_that_nobody_has_touched(
+def test_halves_of_bisected_tasks_are_found_after_untouched_tasks(
     summed_up: bool,
 ) -> None:
     job = Job(shards=1)
@@ -254,28 +254,23 @@ def test_halves_of_bisected_tasks_are_found_behind_tasks_that_nobody_has_touched
     job.check(seen)
 
 
-def test_a_first_look_need_not_read_what_workers_have_summed_up() -> None:
+@pytest.mark.parametrize("read_before", [0, 500])
+def test_rows_that_workers_have_summed_up_since_the_last_snapshot_are_not_read(
+    read_before: int,
+) -> None:
     job = Job(shards=2)
     job.plan(6000)
+    if read_before:
+        finish(job, read_before)
+        job.look()
+        job.new_process()
     finish(job, 5000)
     seen = job.look()
     job.check(seen)
     assert seen.rows_read < 1_000
 
 
-def test_workers_sums_that_are_further_than_the_last_look_are_taken() -> None:
-    job = Job(shards=2)
-    job.plan(4000)
-    finish(job, 500)
-    job.look()
-    finish(job, 3000)
-    job.new_process()
-    seen = job.look()
-    job.check(seen)
-    assert seen.rows_read < 1_000
-
-
-def test_a_sum_by_workers_of_a_job_of_the_same_name_counts_for_nothing() -> None:
+def test_workers_totals_of_an_earlier_job_of_the_same_name_are_ignored() -> None:
     job = Job(shards=1)
     job.plan(200)
     finish(job, 200)
@@ -286,7 +281,7 @@ def test_a_sum_by_workers_of_a_job_of_the_same_name_counts_for_nothing() -> None
     assert other.look().tasks == {"ready": 40}
 
 
-def test_workers_sum_up_past_tasks_that_failed_for_good() -> None:
+def test_workers_totals_continue_after_failed_tasks() -> None:
     job = Job(shards=1)
     job.plan(300)
     for _ in range(3):
@@ -299,7 +294,7 @@ def test_workers_sum_up_past_tasks_that_failed_for_good() -> None:
     assert (seen.rows_read, seen.tasks) == (3, {"done": 297, "failed": 3})
 
 
-def test_a_job_that_is_done_is_read_once_and_by_a_new_process_not_at_all() -> None:
+def test_a_done_job_is_read_once_and_not_again_by_a_new_process() -> None:
     job = Job()
     job.plan(800)
     finish(job, 800)
@@ -311,7 +306,7 @@ def test_a_job_that_is_done_is_read_once_and_by_a_new_process_not_at_all() -> No
     job.check(seen)
 
 
-def test_tasks_that_failed_for_good_do_not_keep_the_rest_from_being_summed_up() -> None:
+def test_stored_totals_continue_after_failed_tasks() -> None:
     job = Job(shards=1)
     job.plan(600)
     for _ in range(5):
@@ -338,7 +333,7 @@ def test_tasks_put_back_by_a_retry_count_once_when_they_are_done() -> None:
     job.check(job.look())
 
 
-def test_a_sum_kept_of_a_job_of_the_same_name_is_not_taken_for_this_one() -> None:
+def test_stored_totals_of_an_earlier_job_of_the_same_name_are_ignored() -> None:
     job = Job()
     job.plan(40)
     finish(job, 40)
@@ -353,7 +348,7 @@ def test_a_sum_kept_of_a_job_of_the_same_name_is_not_taken_for_this_one() -> Non
 
 
 @pytest.mark.parametrize("kept", [b'{"v": 0}', b'{"v": 99, "done": {}}'])
-def test_a_sum_of_another_release_is_made_anew(kept: bytes) -> None:
+def test_stored_totals_of_another_release_are_computed_again(kept: bytes) -> None:
     job = Job()
     job.plan(40)
     finish(job, 12)
@@ -361,7 +356,7 @@ def test_a_sum_of_another_release_is_made_anew(kept: bytes) -> None:
     job.check(job.look())
 
 
-def test_rows_of_a_round_that_is_still_planned_are_not_passed() -> None:
+def test_the_cursor_does_not_pass_rows_of_a_round_in_planning() -> None:
     job = Job(shards=1)
     job.plan(4)
     finish(job, 4)
@@ -377,7 +372,7 @@ def test_rows_of_a_round_that_is_still_planned_are_not_passed() -> None:
     assert seen.tasks == {"done": 6, "ready": 1}
 
 
-def test_progress_is_what_the_snapshot_comes_to() -> None:
+def test_progress_agrees_with_its_snapshot() -> None:
     job = Job()
     job.plan(10)
     for failed in (2, 0, 1):

@@ -14,7 +14,9 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.spec_store import read_spec
+from airflow_slurm_provider.coordinator.status.dead_workers import find_worker_failures
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
+from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.array_state import ArrayKey
@@ -79,7 +81,7 @@ def test_a_worker_of_a_paused_job_leases_nothing(tmp_path: Path) -> None:
     edges, _, config = submitted(tmp_path)
     control.pause(edges, config.spec.id)
     work(edges, config, tmp_path / "w")
-    assert api.progress(edges, config.spec.id).tasks == {"ready": 10}
+    assert read_progress(edges, config.spec.id).tasks == {"ready": 10}
 
 
 def test_the_first_pause_stays_and_is_recorded_once(tmp_path: Path) -> None:
@@ -139,10 +141,10 @@ def test_resume_resets_a_breaker_that_a_handler_has_tripped(tmp_path: Path) -> N
     edges, slurm, config = submitted(tmp_path)
     edges.jobs(config.spec.id).stop("the API key is wrong")
     slurm.state = GONE
-    assert "the API key is wrong" in api.poll(edges, config.spec.id).problem
+    assert "the API key is wrong" in read_status(edges, config.spec.id).problem
     assert control.resume(edges, config.spec.id, log=log).workers == 3
     work(edges, config, tmp_path / "w")
-    assert api.poll(edges, config.spec.id).finished
+    assert read_status(edges, config.spec.id).finished
 
 
 def test_resume_of_a_job_that_runs_changes_nothing(tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_resume_does_not_guess_whether_workers_are_left(tmp_path: Path) -> None:
     slurm.state = FakeArray(alive=0, unknown=True)
     with pytest.raises(ServiceError, match="does not know yet"):
         control.resume(edges, config.spec.id, log=log)
-    assert api.progress(edges, config.spec.id).paused, "as it was"
+    assert read_progress(edges, config.spec.id).paused, "as it was"
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -178,7 +180,7 @@ def test_a_resume_killed_at_any_request_is_finished_by_the_next(
         else:
             break
         assert len(slurm.arrays) == 2, f"one array of new workers, cut at {points}"
-        assert not api.progress(edges, config.spec.id).paused
+        assert not read_progress(edges, config.spec.id).paused
     assert points > 10
 
 
@@ -190,10 +192,10 @@ def test_added_workers_run_in_addition_to_the_others(tmp_path: Path) -> None:
     row = edges.jobs(config.spec.id).get()
     assert read_spec(edges, row).workers == 5, "later rounds have them too"
     slurm.states = {"101": GONE}
-    assert api.poll(edges, config.spec.id).problem == "", "the first array is alive"
+    assert read_status(edges, config.spec.id).problem == "", "the first array is alive"
     assert api.submit(edges, config, log=log).reattached
     slurm.states = {"100": GONE, "101": GONE}
-    assert "no worker of arrays 100, 101 is left" in api.poll(edges, config.spec.id).problem
+    assert "no worker of arrays 100, 101 is left" in read_status(edges, config.spec.id).problem
 
 
 def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> None:
@@ -267,16 +269,16 @@ def test_an_array_whose_id_was_never_recorded_is_cancelled(tmp_path: Path) -> No
 
 def test_an_array_whose_id_was_never_recorded_is_queried_and_accounted(tmp_path: Path) -> None:
     edges, slurm, config = cut_short(tmp_path)
-    seen = api.poll(edges, config.spec.id)
+    seen = read_status(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.problem) == (3, "")
-    api.worker_failures(edges, config.spec.id)
+    find_worker_failures(edges, config.spec.id)
     assert slurm.accounted == [["100"]]
     assert read_script(edges, config.spec.id) == slurm.scripts[0]
     assert "the end of job-1 2" in read_output(edges, config.spec.id, "100_2")
     edges.clock.sleep(3600)  # nobody continues
     slurm.state = GONE
-    assert "no worker of array 100 is left" in api.poll(edges, config.spec.id).problem
+    assert "no worker of array 100 is left" in read_status(edges, config.spec.id).problem
 
 
 def test_a_cancel_ends_the_arrays_that_slurm_has_and_blocks_the_rest(
@@ -404,9 +406,9 @@ def test_submit_uses_the_workers_of_a_retry(tmp_path: Path) -> None:
 def test_a_wait_sees_the_workers_that_submit_gave_to_a_retry(tmp_path: Path) -> None:
     edges, slurm, config = in_a_retry(tmp_path)
     slurm.states["101"] = GONE
-    assert api.poll(edges, config.spec.id).workers_gone
+    assert read_status(edges, config.spec.id).workers_gone
     assert api.submit(edges, config, log=log).slurm_job_ids == ("102",)
-    assert api.poll(edges, config.spec.id).problem == ""
+    assert read_status(edges, config.spec.id).problem == ""
 
 
 def test_a_wait_sees_the_workers_after_a_cancelled_retry_wherever_it_died(
@@ -426,7 +428,7 @@ def test_a_wait_sees_the_workers_after_a_cancelled_retry_wherever_it_died(
         control.cancel(edges, config.spec.id)
         slurm.states.update(dict.fromkeys(slurm.arrays.values(), GONE))
         api.submit(edges, config, log=log)
-        assert api.poll(edges, config.spec.id).problem == "", at
+        assert read_status(edges, config.spec.id).problem == "", at
 
 
 def test_a_cancel_applies_to_a_process_at_an_earlier_round(tmp_path: Path) -> None:
@@ -471,7 +473,7 @@ def test_the_status_of_a_job_cancelled_before_it_had_workers_says_so(tmp_path: P
     edges, slurm, config = cut_short(tmp_path)
     slurm.arrays.clear()
     control.cancel(edges, config.spec.id)
-    assert "cancelled before Slurm had its workers" in api.poll(edges, config.spec.id).problem
+    assert "cancelled before Slurm had its workers" in read_status(edges, config.spec.id).problem
 
 
 def test_a_submit_names_cancelled_workers_that_have_not_ended(

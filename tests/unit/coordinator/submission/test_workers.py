@@ -14,6 +14,7 @@ from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.logs import read_output, read_script
+from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.client import SubmitLimitError, SubmitRefusedError
@@ -94,12 +95,12 @@ def test_several_arrays_are_watched_and_cancelled_together(tmp_path: Path) -> No
     edges, config = services(slurm), make_config(tmp_path, workers=6)
     submitted = submit(edges, config)
     slurm.state = FakeArray(alive=2)
-    seen = api.poll(edges, config.spec.id)
+    seen = read_status(edges, config.spec.id)
     assert seen.array is not None
     assert (seen.array.alive, seen.array.counts()) == (4, {"RUNNING": 4})
     assert control.cancel(edges, config.spec.id) == list(submitted.slurm_job_ids)
     slurm.state = FakeArray(alive=0)
-    seen = api.poll(edges, config.spec.id)
+    seen = read_status(edges, config.spec.id)
     assert "no worker of arrays 100, 101 is left" in seen.problem
     assert submit(edges, config).slurm_job_ids == ("102", "103")
 
@@ -244,7 +245,7 @@ def test_a_refused_resubmission_is_carried_out_by_the_next_poll(tmp_path: Path) 
     slurm.state = FakeArray(alive=0)
     with pytest.raises(SubmitRefusedError):
         api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
-    assert api.poll(edges, config.spec.id).workers_gone
+    assert read_status(edges, config.spec.id).workers_gone
     slurm.most = 2
     workers = api.resubmit(edges, config.spec.id, max_resubmits=1, log=lambda _: None)
     assert workers is not None

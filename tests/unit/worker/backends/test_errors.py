@@ -1,4 +1,4 @@
-"""What the SDK can't do before any request is told by its reason, and blamed on no task."""
+"""Errors of the SDK before any answer name their cause, and count against no task."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_object() -> object:
 
 
 @pytest.mark.parametrize("read", [read_row, read_object])
-def test_credentials_that_are_missing_are_a_reason_to_try_elsewhere(
+def test_missing_credentials_are_an_error_of_their_own(
     read: Callable[[], object],
 ) -> None:
     with pytest.raises(
@@ -76,7 +76,7 @@ def test_credentials_that_are_missing_are_a_reason_to_try_elsewhere(
         (s3_client, "get_object", lambda it: S3Objects(it, "lab").get("key")),
     ],
 )
-def test_a_request_too_many_is_told_from_other_refusals(
+def test_a_throttled_request_is_distinguished_from_other_refusals(
     code: str,
     kind: type[ServiceError],
     make: Callable[[], Any],

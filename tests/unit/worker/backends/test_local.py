@@ -24,7 +24,7 @@ class TestFolderObjects(ObjectStoreContract):
         return "lab/"
 
 
-def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+def test_files_get_the_permissions_of_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         FolderObjects(tmp_path).put("a", b"x")
@@ -37,7 +37,7 @@ def test_files_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     }
 
 
-def test_without_hard_links_a_file_is_still_created_by_one_only(
+def test_only_one_process_creates_a_file_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(*_paths: object) -> None:
@@ -49,7 +49,7 @@ def test_without_hard_links_a_file_is_still_created_by_one_only(
     assert store.get("a") == b"first"
 
 
-def test_a_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         FolderObjects(tmp_path).upload("a", str(tmp_path / "none"))
     (tmp_path / "taken").mkdir()
@@ -58,7 +58,7 @@ def test_a_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["taken"]
 
 
-def test_a_file_where_a_folder_has_to_be_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="out: is a file; name a folder"):
         FolderObjects(tmp_path / "out").put("a", b"x")

@@ -1,4 +1,4 @@
-"""Requests to AWS are counted as they are sent, and each is told by one marker."""
+"""Each request to AWS is counted when it is sent, and recorded in one marker."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_each_kind_has_its_own_count() -> None:
     objects.put_new("k", b"1")
     objects.delete("k")
     assert counts.take() == {"s3_put": 2, "s3_delete": 1}
-    assert counts.take() == {}, "what was taken is not told again"
+    assert counts.take() == {}, "a request is counted once"
 
 
-def test_what_a_worker_asked_since_its_last_marker_is_in_the_next_one(tmp_path: Path) -> None:
+def test_a_marker_counts_the_workers_requests_since_its_last_marker(tmp_path: Path) -> None:
     world = World(tmp_path, bundle=1)
 
     def handle(item: dict[str, Any], _context: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class RefusesMarkers(MemoryObjects):
         return super().put_new(key, body)
 
 
-def test_what_a_marker_could_not_tell_the_next_one_does(tmp_path: Path) -> None:
+def test_requests_that_a_marker_could_not_record_are_in_the_next_marker(tmp_path: Path) -> None:
     objects = RefusesMarkers()
     world = World(tmp_path, objects=objects)
     world.plan(numbered(20))
@@ -111,7 +111,7 @@ def test_what_a_marker_could_not_tell_the_next_one_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(RequestKind))
-def test_put_back_is_added_to_what_was_counted_meanwhile(kind: RequestKind) -> None:
+def test_counts_that_are_put_back_are_added_to_newer_counts(kind: RequestKind) -> None:
     counts = RequestCounts()
     counts.count(kind)
     taken = counts.take()

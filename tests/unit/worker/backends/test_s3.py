@@ -33,25 +33,25 @@ def store(client: Client) -> S3Objects:
 
 
 @pytest.mark.parametrize("code", ["PreconditionFailed", "412", "NoSuchKey", "404"])
-def test_an_object_that_is_another_or_gone_is_not_replaced(code: str) -> None:
+def test_an_object_that_was_changed_or_deleted_is_not_replaced(code: str) -> None:
     client = Client(code)
     assert not store(client).put_if("a", b"x", '"tag"')
     assert client.written == []
 
 
 @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "409"])
-def test_two_conditional_writes_that_met_are_tried_again(code: str) -> None:
+def test_conditional_writes_that_collide_are_repeated(code: str) -> None:
     client = Client(code, code)
     assert store(client).put_if("a", b"x", '"tag"')
     assert client.written == [b"x"]
 
 
-def test_a_store_that_knows_no_if_match_replaces_the_object() -> None:
+def test_a_store_without_if_match_replaces_the_object() -> None:
     client = Client("NotImplemented")
     assert store(client).put_if("a", b"x", '"tag"')
     assert client.written == [b"x"]
 
 
-def test_anything_else_is_an_error() -> None:
+def test_every_other_refusal_is_an_error() -> None:
     with pytest.raises(ServiceError, match="s3://lab/a"):
         store(Client("InternalError")).put_if("a", b"x", '"tag"')

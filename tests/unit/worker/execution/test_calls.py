@@ -261,7 +261,7 @@ def test_results_of_a_batch_that_was_sorted_are_never_paired_with_other_items(
     ]
 
 
-def test_an_exception_in_the_place_of_a_result_fails_that_item_alone(tmp_path: Path) -> None:
+def test_an_exception_in_place_of_a_result_fails_only_that_item(tmp_path: Path) -> None:
     @batch(size=4)
     def handle(items: list[Item], _context: Context) -> list[Any]:
         return [asyncio.CancelledError() if item["n"] == 1 else {} for item in items]
@@ -274,7 +274,7 @@ def test_an_exception_in_the_place_of_a_result_fails_that_item_alone(tmp_path: P
     ]
 
 
-def test_a_stop_in_the_place_of_a_result_is_no_failure(tmp_path: Path) -> None:
+def test_a_stop_in_place_of_a_result_fails_no_item(tmp_path: Path) -> None:
     stops = [True]
 
     @batch(size=4)

@@ -20,7 +20,7 @@ def test_another_process_reads_what_was_written_last(tmp_path: Path) -> None:
     recorder.limits(3.0, 60.0)
     recorder.hold("000-00000000", 1)
     recorder.task("000-00000000", 1)
-    recorder.item(17, 5.0)
+    recorder.items(17, 1, 5.0)
     read = Recorder(tmp_path / "record").read()
     assert (read.task, read.attempt, read.owner) == ("000-00000000", 1, "7_3-r0-abc")
     assert (read.position, read.running, read.since) == (17, 1, 5.0)
@@ -32,7 +32,7 @@ def test_the_owner_is_still_known_between_tasks() -> None:
     recorder = Recorder()
     recorder.owner("w1")
     recorder.task("000-00000000", 1)
-    recorder.idle()
+    recorder.task()
     assert (recorder.read().task, recorder.read().owner) == ("", "w1")
 
 
@@ -73,7 +73,7 @@ def test_a_half_written_record_names_no_other_item(
     path = tmp_path_factory.mktemp("half") / "record"
     recorder = Recorder(path)
     recorder.task("000-00000000", 1)
-    recorder.item(position, now)
+    recorder.items(position, 1, now)
     record = half_written(path, struct.pack("<qqd", position, 1, now), written)
     assert record.position in (None, position)
 
@@ -87,7 +87,7 @@ def test_a_process_with_progress_does_not_hang_although_records_are_half_written
     recorder.task("000-00000000", 1)
     for position in range(1000):
         now = 5_000.0 + position / 10
-        recorder.item(position, now)
+        recorder.items(position, 1, now)
         record = half_written(
             path, struct.pack("<qqd", position, 1, now), 16 if position % 2 else 24
         )
@@ -119,8 +119,8 @@ def test_a_job_that_was_suspended_does_not_hang_when_it_resumes() -> None:
     recorder, watch = Recorder(), HangDetector()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
-    recorder.item(17, 100.0)
+    recorder.items(17, 1, 100.0)
     assert not watch.hangs(recorder.read(), 100.0)
     assert not watch.hangs(recorder.read(), 3700.0)
-    recorder.item(18, 3700.1)
+    recorder.items(18, 1, 3700.1)
     assert not watch.hangs(recorder.read(), 3700.2)

@@ -71,7 +71,7 @@ def test_a_setup_that_exits_is_the_users_mistake(tmp_path: Path) -> None:
         world.worker().run()
 
 
-def test_a_bug_is_logged_with_its_place_and_the_first_one_with_a_traceback(
+def test_a_bug_is_logged_with_its_place_and_the_first_at_a_place_with_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "helper_of_a_bug.py").write_text(
@@ -106,7 +106,7 @@ class Closed(MemoryObjects):
         super().download(key, path)
 
 
-def test_what_can_not_be_fetched_fails_its_item_alone(tmp_path: Path) -> None:
+def test_an_object_that_can_not_be_fetched_fails_only_its_item(tmp_path: Path) -> None:
     def handle(item: dict[str, Any], context: Context) -> dict[str, Any]:
         return {"size": context.fetch(f"s3://lab/{item['file']}").stat().st_size}
 

@@ -69,7 +69,7 @@ def one_by_one(items: list[dict[str, Any]], context: Context) -> list[Any]:
         "batch of errors",
     ],
 )
-def test_every_way_of_calling_gives_the_same(
+def test_every_way_of_calling_gives_the_same_results(
     tmp_path: Path, handle: Any, options: WorkerConfig
 ) -> None:
     world = World(tmp_path, handle, worker_config=options, bundle=20)
@@ -82,7 +82,7 @@ def test_every_way_of_calling_gives_the_same(
 
 
 @pytest.mark.parametrize("options", [WorkerConfig(), WorkerConfig(concurrency=4)])
-def test_an_item_that_takes_too_long_is_given_up_alone(
+def test_only_the_item_that_takes_too_long_is_given_up(
     tmp_path: Path, options: WorkerConfig
 ) -> None:
     over = threading.Event()

@@ -44,7 +44,7 @@ class Stops:
         assert world.worker(self.drain).run() == WorkerExit.OK
 
 
-def test_what_a_preempted_worker_had_done_is_not_done_again(tmp_path: Path) -> None:
+def test_items_that_a_preempted_worker_finished_are_not_run_again(tmp_path: Path) -> None:
     stops = Stops(at=6)
     world = World(tmp_path)
     world.plan(numbered(10))
@@ -138,7 +138,7 @@ class NoConditions(MemoryObjects):
         return True
 
 
-def test_where_the_store_can_not_decide_the_table_does(tmp_path: Path) -> None:
+def test_the_table_decides_the_winner_if_the_store_can_not(tmp_path: Path) -> None:
     world = World(tmp_path, objects=NoConditions(), conditional_put=False)
     world.plan(numbered(30))
     assert world.worker().run() == WorkerExit.OK

@@ -76,7 +76,7 @@ def test_the_users_own_logging_becomes_the_same_lines(logs: log.Logs, uploads: U
     assert (line["event"], line["job"], line["level"]) == ("fetched a of 3", "job-1", "info")
 
 
-def test_half_a_character_is_written_as_its_escape_and_loses_no_line(
+def test_a_lone_surrogate_is_logged_as_its_escape_and_loses_no_line(
     tmp_path: Path, uploads: Uploads
 ) -> None:
     with (tmp_path / "stderr").open("w", encoding="utf-8", errors="strict") as stream:
@@ -89,7 +89,7 @@ def test_half_a_character_is_written_as_its_escape_and_loses_no_line(
     assert json.loads(line) == first
 
 
-def test_ids_are_those_of_the_thread(logs: log.Logs, uploads: Uploads) -> None:
+def test_a_line_has_the_task_of_its_thread(logs: log.Logs, uploads: Uploads) -> None:
     def work(task: str) -> None:
         with bound_contextvars(task=task):
             for _ in range(20):
@@ -168,7 +168,7 @@ def test_lines_are_uploaded_while_the_worker_runs(
     assert [line["event"] for line in uploads.lines] == ["first", "second", "third"]
 
 
-def test_while_the_store_is_away_few_lines_are_not_kept_as_many_chunks(
+def test_while_the_store_is_away_only_full_chunks_are_kept(
     tmp_path: Path, uploads: Uploads, now: list[float]
 ) -> None:
     logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO())

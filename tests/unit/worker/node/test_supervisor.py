@@ -24,7 +24,7 @@ def child(scratch, recorder, number, death):
     if what == "works" and count < 5:
         recorder.owner("w")
         recorder.task("000-00000000", count + 1)
-        recorder.item(count, 1.0)
+        recorder.items(count, 1, 1.0)
     elif what == "works":
         return 0
     os.kill(os.getpid(), 9)

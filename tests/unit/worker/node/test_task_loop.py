@@ -13,8 +13,7 @@ from slurm_worker.backends.request_counter import RequestKind
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.execution.handler import Handler
-from slurm_worker.node.activity import Activity
-from slurm_worker.node.backoff import FRUITLESS_LEASES_ALLOWED
+from slurm_worker.node.activity import FRUITLESS_LEASES_ALLOWED, Activity
 from slurm_worker.node.slurm_job import WorkerExit
 from slurm_worker.node.task_finder import Finished
 from slurm_worker.node.task_loop import TaskLoop
@@ -108,7 +107,7 @@ def test_a_task_is_given_back_when_the_commit_that_used_its_journal_failed(tmp_p
     attempts: Any = SimpleNamespace(
         commit=commit,
         discard=lambda _attempt: None,
-        give_back=lambda held, _error: given_back.append(held),
+        abandon=lambda held, _error: given_back.append(held),
     )
     world = World(tmp_path)
     context = world.context(world.patient())

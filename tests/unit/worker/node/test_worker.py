@@ -99,7 +99,7 @@ def test_a_result_that_is_not_a_row_is_the_handlers_bug(
     assert message in error["message"]
 
 
-def test_sys_exit_in_a_handler_is_a_bug_and_ends_nothing(tmp_path: Path) -> None:
+def test_sys_exit_in_a_handler_is_a_bug_and_does_not_end_the_worker(tmp_path: Path) -> None:
     def handle(_item: dict[str, Any], _context: Context) -> None:
         raise SystemExit(3)
 
@@ -324,7 +324,7 @@ def test_a_stopping_worker_frees_its_task_although_its_checkpoint_can_not_be_sav
     held: Any = heartbeat.hold(claimed.lease)
     held.journal, held.save = SimpleNamespace(ok=0, failed=0), fails
     attempt: Any = SimpleNamespace(
-        held=held, checkpoints=SimpleNamespace(worth_saving=lambda _worked_s: True)
+        held=held, checkpoints=SimpleNamespace(due=lambda _worked_s, released: released)
     )
     Attempts(context, heartbeat).release(attempt, 100.0)
     heartbeat.close()

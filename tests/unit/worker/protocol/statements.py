@@ -32,10 +32,8 @@ _SAMPLES: dict[str, object] = {
 
 def _functions(module: ModuleType) -> Iterator[Callable[..., Statement]]:
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        if (
-            not name.startswith("_")
-            and inspect.signature(function).return_annotation == "Statement"
-        ):
+        own = function.__module__ == module.__name__ and not name.startswith("_")
+        if own and inspect.signature(function).return_annotation == "Statement":
             yield function
 
 

@@ -1,21 +1,22 @@
-"""What goes wrong among workers has its line in the audit trail, once, and at no risk."""
+"""Problems among workers are recorded in the audit log once, and stop no work."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_config import LeaseConfig, LimitConfig
 from slurm_worker.protocol.job_rows import AuditEvent
-from slurm_worker.protocol.job_table import AuditLog, JobTable
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import event_pk
 from slurm_worker.protocol.ports import Applied, Refused, Row
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.rate_limits.limiter import RateLimiter
 from slurm_worker.testing import ManualClock, MemoryRows
-from tests.unit.world import JOB, Lines, World, numbered
+from tests.unit.world import JOB, World, numbered
 
 LEASE = LeaseConfig(ttl_s=100, heartbeat_s=10, margin_s=5, max_lost=2)
 
@@ -38,7 +39,7 @@ def trail(world: World) -> list[tuple[str, str, dict[str, object]]]:
     return [(each.actor, each.action, dict(each.detail)) for each in world.jobs.events()]
 
 
-def test_a_stolen_lease_says_whose_it_was(tmp_path: Path) -> None:
+def test_a_stolen_lease_is_recorded_with_its_former_holder(tmp_path: Path) -> None:
     world = World(tmp_path, lease=LEASE)
     world.plan(numbered(5))
     abandon(world)
@@ -57,7 +58,7 @@ def test_a_bisected_task_names_its_halves(tmp_path: Path) -> None:
     assert details["bisected"]["halves"] == ["000-20000000", "000-40000000"]
 
 
-def test_a_task_that_is_given_up_says_so(tmp_path: Path) -> None:
+def test_a_quarantined_task_is_recorded(tmp_path: Path) -> None:
     world = World(tmp_path, lease=replace(LEASE, max_lost=1))
     world.plan(numbered(1))
     abandon(world)
@@ -66,7 +67,7 @@ def test_a_task_that_is_given_up_says_so(tmp_path: Path) -> None:
     assert trail(world) == [("w1", "quarantined", detail)]
 
 
-def test_where_nothing_goes_wrong_the_trail_costs_nothing(tmp_path: Path) -> None:
+def test_a_job_without_problems_writes_no_audit_events(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.plan(numbered(50))
     world.worker().run()
@@ -77,9 +78,7 @@ def limiters(rows: MemoryRows, clock: ManualClock, count: int) -> list[RateLimit
     jobs = JobTable(rows, JOB, clock)
     config = LimitConfig("api", rate=10.0)
     return [
-        RateLimiter(
-            rows, config, count, clock, random.Random(n), AuditLog(jobs, f"w{n}", Lines()).record
-        )
+        RateLimiter(rows, config, count, clock, random.Random(n), partial(jobs.audit, f"w{n}"))
         for n in range(count)
     ]
 
@@ -88,7 +87,7 @@ def events(rows: MemoryRows, clock: ManualClock) -> list[AuditEvent]:
     return list(JobTable(rows, JOB, clock).events())
 
 
-def test_of_workers_that_see_the_same_429_the_one_that_cut_the_rate_says_so() -> None:
+def test_a_cut_is_recorded_once_by_the_worker_that_made_it() -> None:
     rows, clock = MemoryRows(), ManualClock()
     for limiter in limiters(rows, clock, 3):
         limiter.penalize(2.0)
@@ -111,7 +110,7 @@ class LosesReplies(MemoryRows):
         return super().update(*arguments)  # type: ignore[arg-type]
 
 
-def test_a_cut_whose_reply_was_lost_is_told_once() -> None:
+def test_a_cut_whose_reply_was_lost_is_recorded_once() -> None:
     rows, clock = LosesReplies(), ManualClock()
     for limiter in limiters(rows, clock, 2):
         limiter.penalize(None)
@@ -127,7 +126,7 @@ class RefusesEvents(MemoryRows):
         return super().put_new(row)
 
 
-def test_an_event_that_can_not_be_noted_holds_nobody_up(tmp_path: Path) -> None:
+def test_work_continues_if_an_audit_event_cannot_be_recorded(tmp_path: Path) -> None:
     world = World(tmp_path, lease=LEASE, rows=RefusesEvents())
     world.plan(numbered(5))
     abandon(world)

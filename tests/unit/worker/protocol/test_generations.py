@@ -64,7 +64,7 @@ def test_a_round_puts_its_tasks_back_before_it_opens(world: World) -> None:
     assert is_found(world)
 
 
-def test_a_round_that_is_open_puts_nothing_back_any_more(world: World) -> None:
+def test_an_open_round_puts_no_tasks_back(world: World) -> None:
     open_round(world.jobs, world.table, 1, ended(world))
     fail_first(world)
     work_off(world)
@@ -85,7 +85,7 @@ def test_a_task_that_a_call_puts_back_after_its_round_was_opened_is_found(world:
     assert is_found(world)
 
 
-def test_a_call_that_died_behind_its_late_write_is_made_good_by_the_next(world: World) -> None:
+def test_the_next_call_completes_a_call_that_died_after_its_late_write(world: World) -> None:
     rows = ended(world)()
     open_round(world.jobs, world.table, 1, list)
     work_off(world)
@@ -95,7 +95,7 @@ def test_a_call_that_died_behind_its_late_write_is_made_good_by_the_next(world: 
     assert is_found(world)
 
 
-def test_a_task_comes_back_once_in_a_round_however_late_the_second_call_read_it(
+def test_a_task_is_put_back_once_in_a_round_however_late_a_second_call_read_it(
     world: World,
 ) -> None:
     (before,) = ended(world)()
@@ -125,7 +125,7 @@ def test_generations_rise_whatever_the_clocks_say(world: World) -> None:
     assert seen == sorted(set(seen))
 
 
-def test_who_hears_of_an_older_generation_stays_with_what_it_knows(world: World) -> None:
+def test_a_finder_ignores_an_older_generation(world: World) -> None:
     finder = TaskFinder(world.table, "w", world.clock, random.Random(1))
     assert finder.new_generation(5)
     assert not finder.new_generation(4)
@@ -143,7 +143,7 @@ class Stale(MemoryRows):
         return super().get(pk, sk, consistent=consistent)
 
 
-def test_a_worker_whose_view_of_the_job_is_old_looks_again_before_it_leaves(
+def test_a_worker_with_an_old_view_of_the_job_searches_again_before_it_exits(
     tmp_path: Path,
 ) -> None:
     rows = Stale()
@@ -157,7 +157,7 @@ def test_a_worker_whose_view_of_the_job_is_old_looks_again_before_it_leaves(
     assert {row.state for row in world.task_rows()} == {TaskState.DONE}
 
 
-def test_halves_that_a_late_holder_makes_of_a_task_that_was_given_up_are_found(
+def test_halves_that_a_late_holder_makes_of_a_quarantined_task_are_found(
     tmp_path: Path,
 ) -> None:
     world = World(tmp_path, bundle=2, shards=1)

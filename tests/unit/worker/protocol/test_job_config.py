@@ -36,7 +36,7 @@ def refusal(lease: LeaseConfig, worker: WorkerConfig = WORKER, *limits: LimitCon
     return str(found.value)
 
 
-def test_a_lease_that_is_over_before_it_is_trusted_is_refused_with_times_that_work() -> None:
+def test_a_lease_with_a_ttl_that_is_too_short_is_refused_with_times_that_work() -> None:
     told = refusal(SHORT)
     assert "lease.ttl: 10s" in told
     assert "write lease.ttl: 20s, or lease.margin: 5s" in told
@@ -58,7 +58,7 @@ def test_leases_that_work_are_accepted(lease: LeaseConfig) -> None:
 
 
 @given(ttl_s=SECONDS, heartbeat_s=SECONDS, margin_s=SECONDS)
-def test_an_accepted_lease_is_trusted_though_a_heartbeat_is_lost(
+def test_an_accepted_lease_survives_one_lost_heartbeat(
     ttl_s: float, heartbeat_s: float, margin_s: float
 ) -> None:
     config = LeaseConfig(ttl_s=ttl_s, heartbeat_s=heartbeat_s, margin_s=margin_s)
@@ -89,7 +89,7 @@ def test_the_times_that_a_refusal_names_are_accepted(
             check_times(replace(config, **{f"{name}_s": float(value)}), WORKER, ())
 
 
-def test_an_item_may_not_take_longer_than_its_lease_is_kept_for() -> None:
+def test_an_item_timeout_must_be_less_than_the_stall_time() -> None:
     worker = WorkerConfig(item_timeout_s=7200.0)
     assert "write lease.stall: 14400s" in refusal(LeaseConfig(), worker)
     check_times(LeaseConfig(stall_s=14_400.0), worker, ())
@@ -100,16 +100,16 @@ def test_a_backoff_over_its_ceiling_is_refused() -> None:
     assert "write worker.max_backoff: 60s or more" in refusal(LeaseConfig(), worker)
 
 
-def test_a_token_that_is_over_when_it_comes_is_refused() -> None:
+def test_a_send_window_shorter_than_a_request_is_refused() -> None:
     limit = LimitConfig("api", 1.0, send_window_s=0.001)
     assert "limits.api.send_window" in refusal(LeaseConfig(), WORKER, limit)
 
 
-def test_a_heartbeat_without_end_is_refused() -> None:
+def test_a_heartbeat_interval_that_is_too_short_is_refused() -> None:
     assert "lease.heartbeat: 0.001s" in refusal(LeaseConfig(heartbeat_s=0.001))
 
 
-def test_what_a_worker_has_no_time_for_is_refused() -> None:
+def test_an_item_timeout_or_rate_beyond_the_workers_time_is_refused() -> None:
     with pytest.raises(UserError, match=r"worker\.item_timeout: 3000s .* raise slurm\.time"):
         check_lifetime(1680.0, WorkerConfig(item_timeout_s=3000.0), ())
     with pytest.raises(UserError, match=r"limits\.api\.rate: one call in 3600s"):
@@ -117,7 +117,7 @@ def test_what_a_worker_has_no_time_for_is_refused() -> None:
     check_lifetime(1680.0, WORKER, [LimitConfig("api", 1 / 60)])
 
 
-def test_a_worker_refuses_a_configuration_of_an_earlier_release_that_can_t_work() -> None:
+def test_a_worker_refuses_times_of_an_earlier_release_that_cannot_work() -> None:
     config = JobConfig(
         JobId("j"), "t", "b", "lab", 8, HandlerConfig("h:handle"), lease=SHORT
     ).to_json({})

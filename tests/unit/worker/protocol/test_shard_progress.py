@@ -1,4 +1,4 @@
-"""How far a shard is worked off is shared, and never hides a task that is to be done."""
+"""Workers share how far a shard is processed, and no task is missed because of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def finder(world: World, name: str) -> TaskFinder:
 
 
 def work(world: World, name: str, tasks: int) -> None:
-    """Have a worker do so many tasks."""
+    """Process this many tasks as one worker."""
     mine = finder(world, name)
     for _ in range(tasks):
         found = mine.next()
@@ -39,7 +39,7 @@ def one_shard(tmp_path: Path, rows: MemoryRows) -> World:
     return world
 
 
-def test_a_worker_that_comes_late_does_not_read_what_is_long_done(tmp_path: Path) -> None:
+def test_a_late_worker_does_not_read_tasks_that_are_done(tmp_path: Path) -> None:
     rows = MemoryRows()
     world = one_shard(tmp_path, rows)
     work(world, "w1", TASKS - 100)
@@ -49,7 +49,7 @@ def test_a_worker_that_comes_late_does_not_read_what_is_long_done(tmp_path: Path
     assert rows.requests["get"] <= 3
 
 
-def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: Path) -> None:
+def test_a_cursor_is_before_every_task_that_has_not_ended(tmp_path: Path) -> None:
     world = one_shard(tmp_path, MemoryRows())
     held = finder(world, "slow").next()
     assert isinstance(held, Found)
@@ -63,7 +63,7 @@ def test_a_mark_stands_before_every_task_that_is_not_in_an_end_state(tmp_path: P
     assert held.lease.row.sk < cursor < first.sk
 
 
-def test_marks_cost_few_writes(tmp_path: Path) -> None:
+def test_cursors_cost_few_writes(tmp_path: Path) -> None:
     rows = MemoryRows()
     world = one_shard(tmp_path, rows)
     rows.requests.clear()
@@ -71,14 +71,14 @@ def test_marks_cost_few_writes(tmp_path: Path) -> None:
     assert 1 <= rows.requests["cursor"] <= TASKS // ROWS_PER_CURSOR
 
 
-def test_a_mark_never_goes_back(tmp_path: Path) -> None:
+def test_a_cursor_never_moves_back(tmp_path: Path) -> None:
     cursors = ShardCursors(World(tmp_path).rows, JOB, 1)
     cursors.advance(0, 1, "000#00000500")
     cursors.advance(0, 1, "000#00000100")
     assert cursors.read(0, 1) == "000#00000500"
 
 
-def test_a_mark_of_an_older_generation_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_cursor_of_an_older_generation_is_ignored(tmp_path: Path) -> None:
     cursors = ShardCursors(World(tmp_path).rows, JOB, 1)
     cursors.advance(0, 1, "000#00000500")
     assert cursors.read(0, 2) == ""
@@ -88,7 +88,7 @@ def test_a_mark_of_an_older_generation_counts_for_nothing(tmp_path: Path) -> Non
     assert cursors.read(0, 2) == "000#00000100", "a worker that has not heard of the new one"
 
 
-def test_a_retry_finds_the_tasks_behind_a_mark(tmp_path: Path) -> None:
+def test_a_retry_finds_the_tasks_before_a_cursor(tmp_path: Path) -> None:
     world = one_shard(tmp_path, MemoryRows())
     first = finder(world, "w1").next()
     assert isinstance(first, Found)
@@ -104,7 +104,7 @@ def test_a_retry_finds_the_tasks_behind_a_mark(tmp_path: Path) -> None:
     assert found.lease.task == first.lease.task
 
 
-def test_after_a_repair_workers_look_at_every_row_again(tmp_path: Path) -> None:
+def test_after_a_repair_workers_read_every_row_again(tmp_path: Path) -> None:
     world = one_shard(tmp_path, MemoryRows())
     work(world, "w1", TASKS)
     running = finder(world, "w2")
@@ -120,7 +120,7 @@ def test_after_a_repair_workers_look_at_every_row_again(tmp_path: Path) -> None:
     assert found.lease.task == row.task
 
 
-def test_a_lease_that_ran_out_is_taken_over_while_other_tasks_are_ready(tmp_path: Path) -> None:
+def test_an_expired_lease_is_stolen_while_other_tasks_are_ready(tmp_path: Path) -> None:
     world = one_shard(tmp_path, MemoryRows())
     dead = finder(world, "dead").next()
     assert isinstance(dead, Found)
@@ -141,7 +141,7 @@ def many_shards(tmp_path: Path, rows: MemoryRows | None = None) -> World:
     return world
 
 
-def test_a_worker_that_finds_nothing_goes_where_others_have_left_something(tmp_path: Path) -> None:
+def test_a_worker_that_finds_nothing_searches_shards_with_unfinished_tasks(tmp_path: Path) -> None:
     rows = MemoryRows()
     world = many_shards(tmp_path, rows)
     early = finder(world, "w1")
@@ -154,7 +154,7 @@ def test_a_worker_that_finds_nothing_goes_where_others_have_left_something(tmp_p
         assert rows.requests["query"] <= 8, "its own shard, all cursors, and few others"
 
 
-def test_at_its_end_a_job_costs_few_reads_whoever_looks(tmp_path: Path) -> None:
+def test_a_finished_job_costs_each_worker_few_reads(tmp_path: Path) -> None:
     rows = MemoryRows()
     world = many_shards(tmp_path, rows)
     work(world, "w1", TASKS)
@@ -165,7 +165,7 @@ def test_at_its_end_a_job_costs_few_reads_whoever_looks(tmp_path: Path) -> None:
     assert sum(rows.requests.values()) <= 4
 
 
-def test_what_is_given_back_in_a_shard_without_anything_ready_is_found(tmp_path: Path) -> None:
+def test_a_released_task_is_found_in_a_shard_without_ready_tasks(tmp_path: Path) -> None:
     world = many_shards(tmp_path)
     early = finder(world, "w1")
     leases = [found.lease for _ in range(TASKS) if isinstance(found := early.next(), Found)]
@@ -183,7 +183,7 @@ def test_what_is_given_back_in_a_shard_without_anything_ready_is_found(tmp_path:
     raise AssertionError("nobody has looked where the task was given back")
 
 
-def test_leases_that_run_out_are_taken_over_in_shards_without_anything_ready(
+def test_expired_leases_are_stolen_in_shards_without_ready_tasks(
     tmp_path: Path,
 ) -> None:
     world = many_shards(tmp_path)
@@ -205,7 +205,7 @@ def test_leases_that_run_out_are_taken_over_in_shards_without_anything_ready(
     assert taken == TASKS
 
 
-def test_a_shard_whose_lease_others_hold_is_not_told_to_have_ended(tmp_path: Path) -> None:
+def test_a_shard_with_a_leased_task_is_not_recorded_as_ended(tmp_path: Path) -> None:
     world = many_shards(tmp_path)
     held = finder(world, "slow").next()
     assert isinstance(held, Found)
@@ -219,7 +219,7 @@ def test_a_shard_whose_lease_others_hold_is_not_told_to_have_ended(tmp_path: Pat
 
 
 @pytest.mark.parametrize("shards", [4, 32])
-def test_all_tasks_are_done_once_however_many_workers_come_and_go(
+def test_each_task_is_done_once_however_many_workers_start_and_end(
     tmp_path: Path, shards: int
 ) -> None:
     world = World(tmp_path, bundle=1, shards=shards)

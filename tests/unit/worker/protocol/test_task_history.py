@@ -31,7 +31,7 @@ W1, W2 = "123_4-r0-0123456789ab", "123_5-r1-ba9876543210"
         HistoryEntry(AT, TaskEvent.REOPENED, round_no=2),
     ],
 )
-def test_an_entry_is_read_as_it_was_written_and_has_a_sentence(entry: HistoryEntry) -> None:
+def test_an_entry_is_read_as_it_was_written_and_described(entry: HistoryEntry) -> None:
     assert read_history({"history": [entry.to_row()]}) == (entry,)
     assert entry.worker in entry.describe()
 
@@ -61,7 +61,7 @@ def test_an_entry_is_read_as_it_was_written_and_has_a_sentence(entry: HistoryEnt
         ("reopened: retry round 2", HistoryEntry(AT, TaskEvent.REOPENED, round_no=2)),
     ],
 )
-def test_a_row_of_the_release_before_is_still_read(text: str, entry: HistoryEntry) -> None:
+def test_an_entry_of_an_earlier_release_is_read(text: str, entry: HistoryEntry) -> None:
     row: Row = {
         "pk": "JOB#j#TASK#000",
         "sk": "000#00000001",

@@ -21,7 +21,7 @@ from slurm_worker.protocol.ports import Applied, Refused, Statement
 from slurm_worker.protocol.slices import Slice
 from slurm_worker.protocol.task_history import Crash, TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT, TaskTable
-from slurm_worker.protocol.tasks import Claimed, GivenUp, Held, Lease, Lost, Renewed
+from slurm_worker.protocol.tasks import Claimed, GivenUp, Lease
 from slurm_worker.testing import ManualClock, MemoryRows
 from tests.unit.world import JOB, World, numbered
 
@@ -56,10 +56,8 @@ def claim(table: TaskTable, owner: str = "w1") -> Lease:
 def test_a_claimed_task_is_held_against_others(table: TaskTable) -> None:
     row = only_row(table)
     assert isinstance(table.claim(row, "w1"), Claimed)
-    second = table.claim(row, "w2")
-    assert isinstance(second, Held)
-    assert second.row is not None
-    assert second.row.owner == "w1"
+    assert table.claim(row, "w2") is None
+    assert only_row(table).owner == "w1"
 
 
 def test_a_claim_whose_reply_was_lost_is_still_ours() -> None:
@@ -76,7 +74,7 @@ def test_creating_again_never_resets_a_claimed_row(table: TaskTable) -> None:
 
 def test_a_live_lease_is_never_stolen(table: TaskTable) -> None:
     claim(table)
-    assert isinstance(table.steal(only_row(table), "w2"), Held)
+    assert table.steal(only_row(table), "w2") is None
 
 
 def test_an_expired_lease_is_stolen_with_a_higher_attempt(table: TaskTable) -> None:
@@ -85,15 +83,15 @@ def test_an_expired_lease_is_stolen_with_a_higher_attempt(table: TaskTable) -> N
     result = table.steal(only_row(table), "w2")
     assert isinstance(result, Claimed)
     assert result.lease.attempt == lease.attempt + 1
-    assert isinstance(table.heartbeat(lease, 1, 0), Lost)
+    assert not table.heartbeat(lease, 1, 0)
 
 
 def test_a_lease_renewed_since_it_was_seen_is_not_stolen(table: TaskTable) -> None:
     lease = claim(table)
     seen = only_row(table)
-    assert isinstance(table.heartbeat(lease, 1, 0), Renewed)
+    assert table.heartbeat(lease, 1, 0)
     table.clock.advance(111)  # type: ignore[attr-defined]
-    assert isinstance(table.steal(seen, "w2"), Held)
+    assert table.steal(seen, "w2") is None
 
 
 def test_a_former_holder_can_neither_fail_nor_release_the_task(table: TaskTable) -> None:
@@ -112,7 +110,7 @@ def test_a_release_counts_no_try_and_a_failure_does(table: TaskTable) -> None:
     table.fail(claim(table), ErrorClass.NODE_FAILURE, "disk full", 30)
     row = only_row(table)
     assert (row.state, row.tries, row.error_class) == (TaskState.READY, 1, "node_failure")
-    assert isinstance(table.claim(row, "w2"), Held), "its backoff has not passed"
+    assert table.claim(row, "w2") is None, "its backoff has not passed"
     table.clock.advance(31)  # type: ignore[attr-defined]
     assert isinstance(table.claim(only_row(table), "w2"), Claimed)
 
@@ -127,7 +125,7 @@ def test_the_last_try_fails_the_task_for_good_until_it_is_reopened(table: TaskTa
     assert only_row(table).state is TaskState.READY
 
 
-def keep_stealing(table: TaskTable, task: TaskId) -> Claimed | Held | GivenUp:
+def keep_stealing(table: TaskTable, task: TaskId) -> Claimed | GivenUp | None:
     shard = parse_task_id(task)[1] % table.shards
     (row,) = (each for each in table.page(shard, "", 10) if each.task == task)
     table.claim(row, "w")
@@ -159,15 +157,15 @@ def test_a_task_of_one_item_that_keeps_losing_its_lease_is_quarantined(table: Ta
     assert isinstance(keep_stealing(table, TaskId("000-00000008")), GivenUp)
 
 
-def test_whoever_gives_a_task_up_knows_it_also_when_the_reply_was_lost() -> None:
+def test_a_worker_that_gives_a_task_up_knows_it_if_the_reply_was_lost() -> None:
     table = TaskTable(LosesReplies(), JOB, 8, LEASE, ManualClock())
     table.create(0, 0, Slice(0, 0, 10, 1, "x"))
     assert isinstance(keep_stealing(table, TaskId("000-00000000")), GivenUp)
     row = only_row(table)
-    assert isinstance(table.steal(row, "late"), Held), "it was given up by another"
+    assert table.steal(row, "late") is None, "it was given up by another"
 
 
-def test_a_done_row_that_tells_all_there_is_to_tell_stays_under_a_kilobyte(
+def test_a_done_row_with_every_attribute_stays_under_a_kilobyte(
     table: TaskTable,
 ) -> None:
     table.fail(claim(table), ErrorClass.UNKNOWN, "x", 0, final=True)
@@ -205,7 +203,7 @@ def size_of(value: object) -> int:
     return len(value) if isinstance(value, str) else len(str(value)) // 2 + 2
 
 
-def test_a_death_is_noted_by_whoever_follows_and_only_once(table: TaskTable) -> None:
+def test_a_crash_is_recorded_once(table: TaskTable) -> None:
     lease = claim(table)
     crash = Crash(ErrorClass.OUT_OF_MEMORY, 3)
     assert table.record_crash(lease.task, lease.attempt, "w1", crash)
@@ -224,7 +222,7 @@ def test_the_lease_of_a_holder_that_is_known_to_be_dead_is_stolen_at_once(
     assert isinstance(found, Found)
     assert (found.lease.attempt, found.lease.row.lost) == (2, 1), "a task that kills is seen to"
     assert not table.abandon(lease.task, lease.attempt, "w1")
-    assert isinstance(table.heartbeat(lease, 0, 0), Lost)
+    assert not table.heartbeat(lease, 0, 0)
 
 
 def stolen_from(table: TaskTable) -> Lease:
@@ -236,7 +234,7 @@ def stolen_from(table: TaskTable) -> Lease:
     return lease
 
 
-def test_a_lease_that_was_lost_by_a_worker_that_lives_does_not_count_against_its_task(
+def test_a_lease_that_a_live_worker_lost_does_not_count_against_its_task(
     table: TaskTable,
 ) -> None:
     lease = stolen_from(table)
@@ -245,7 +243,7 @@ def test_a_lease_that_was_lost_by_a_worker_that_lives_does_not_count_against_its
     assert (row.owner, row.lost) == ("w2", 0)
 
 
-def test_each_loss_is_excused_once_however_often_it_is_said(table: TaskTable) -> None:
+def test_a_loss_is_excused_once_however_often_it_is_reported(table: TaskTable) -> None:
     first = stolen_from(table)
     table.excuse_loss(first)
     table.clock.advance(111)  # type: ignore[attr-defined]
@@ -260,7 +258,7 @@ def test_a_worker_that_holds_its_lease_has_lost_none_to_excuse(table: TaskTable)
     assert only_row(table).lost == 1
 
 
-def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_nothing(
+def test_a_task_given_back_because_a_service_failed_is_ready_at_once_and_counts_no_try(
     table: TaskTable,
 ) -> None:
     for _ in range(HISTORY_LIMIT):
@@ -270,7 +268,7 @@ def test_what_is_given_back_for_want_of_a_service_is_ready_at_once_and_counts_no
     assert len(row.history) == 1, "there is room for what happens besides"
 
 
-def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: TaskTable) -> None:
+def test_an_unanswered_claim_is_given_back_and_no_other_lease_is(table: TaskTable) -> None:
     seen = only_row(table)
     assert isinstance(table.claim(seen, "w1", "its request"), Claimed)
     table.undo_claim(seen, "w2", "another request")
@@ -279,7 +277,7 @@ def test_a_claim_that_was_not_answered_is_given_back_and_nobody_elses_is(table: 
     assert (only_row(table).state, only_row(table).lost) == (TaskState.READY, 0)
 
 
-def test_a_claim_that_got_nothing_takes_nothing_from_the_same_workers_next(
+def test_undoing_a_claim_that_leased_nothing_keeps_the_workers_next_lease(
     table: TaskTable,
 ) -> None:
     seen = only_row(table)
@@ -288,7 +286,7 @@ def test_a_claim_that_got_nothing_takes_nothing_from_the_same_workers_next(
     assert (only_row(table).state, only_row(table).owner) == (TaskState.LEASED, "w1")
 
 
-def test_a_decision_between_markers_is_the_same_for_all_who_ask(table: TaskTable) -> None:
+def test_every_worker_gets_the_same_decision_between_markers(table: TaskTable) -> None:
     ours = Marker(JOB, TaskId("000-00000000"), 2, "w", 5, 5, 5)
     assert [table.decide(replace(ours, attempt=each)) for each in (2, 3, 2)] == [2, 2, 2]
 
@@ -393,9 +391,9 @@ class Leases(RuleBasedStateMachine):
     @rule(worker=workers)
     def beat(self, worker: str) -> None:
         if worker in self.leases:
-            result = self.table.heartbeat(self.leases[worker], 1, 0)
+            renewed = self.table.heartbeat(self.leases[worker], 1, 0)
             newest = self.leases[worker].attempt == max(self.attempts)
-            if isinstance(result, Renewed):
+            if renewed:
                 assert newest, "a fenced worker's heartbeat was accepted"
 
     @rule(worker=workers, final=st.booleans())

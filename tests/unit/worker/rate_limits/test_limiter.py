@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slurm_worker.execution.flight_recorder import HangDetector, Recorder
 from slurm_worker.execution.throttle import TokenThrottle
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.ports import Applied, Refused, Rows, Statement, Value
+from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement, Value
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
@@ -25,6 +25,11 @@ from tests.simulator.schedule import Host, Schedule, SimClock
 
 def never() -> bool:
     return False
+
+
+def take(limit: RateLimiter, clock: Clock, stopping: Callable[[], bool] = never) -> None:
+    """Take a token, as a handler's call does."""
+    TokenThrottle([limit], clock, stopping).acquire(None)
 
 
 def limiter(
@@ -39,7 +44,7 @@ def test_one_worker_sends_at_the_rate() -> None:
     limit = limiter(MemoryRows(), clock)
     start = clock.now()
     for _ in range(100):
-        limit.acquire(never)
+        take(limit, clock)
     assert 9.0 <= clock.now() - start <= 11.5
 
 
@@ -58,7 +63,7 @@ def test_no_window_holds_more_tokens_than_the_bound() -> None:
     sent = []
     rng = random.Random(3)
     for _ in range(400):
-        rng.choice(limits).acquire(never)
+        take(rng.choice(limits), clock)
         sent.append(clock.now())
         if rng.random() < 0.05:
             clock.advance(rng.uniform(0, 20))
@@ -69,29 +74,29 @@ def test_no_window_holds_more_tokens_than_the_bound() -> None:
         assert most <= bound
 
 
-def test_tokens_that_a_pause_made_stale_are_thrown_away() -> None:
+def test_tokens_that_expire_during_a_pause_are_discarded() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock)
-    limit.acquire(never)
+    take(limit, clock)
     clock.advance(60)
     before = clock.now()
     for _ in range(10):
-        limit.acquire(never)
+        take(limit, clock)
     assert clock.now() - before >= 0.7, "ten tokens of a rate of 10/s can't be sent at once"
 
 
 def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
-    first.acquire(never)
-    second.acquire(never)
+    take(first, clock)
+    take(second, clock)
     first.penalize(None)
     second.penalize(None)
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
     assert (row["rate"], row["epoch"]) == (7000, 1)
     for _ in range(3000):
-        first.acquire(never)
+        take(first, clock)
     row = rows.get("LIMIT#shared#api", "SLOT#0")
     assert row is not None
     assert row["rate"] == 10000
@@ -100,42 +105,42 @@ def test_a_429_cuts_the_shared_rate_once_per_window_and_it_climbs_back() -> None
 def seconds_for(count: int, limit: RateLimiter, clock: ManualClock) -> float:
     start = clock.now()
     for _ in range(count):
-        limit.acquire(never)
+        take(limit, clock)
     return clock.now() - start
 
 
-def test_a_rate_that_is_configured_anew_holds_at_once() -> None:
+def test_a_rate_that_the_configuration_changes_applies_at_once() -> None:
     rows, clock = MemoryRows(), ManualClock()
     assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
     assert 4.0 <= seconds_for(500, limiter(rows, clock, rate=100.0), clock) <= 7
     assert 9.0 <= seconds_for(100, limiter(rows, clock, rate=10.0), clock) <= 12
 
 
-def test_a_rate_that_was_cut_climbs_slowly_also_for_a_job_that_says_more() -> None:
+def test_a_rate_that_was_cut_rises_slowly_for_a_job_with_a_higher_rate_too() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first = limiter(rows, clock, rate=10.0)
-    first.acquire(never)
+    take(first, clock)
     clock.advance(20)
     first.penalize(None)
     assert seconds_for(100, limiter(rows, clock, rate=100.0), clock) > 8
 
 
-def test_retry_after_holds_everybody_back() -> None:
+def test_retry_after_delays_every_worker() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, workers=2, seed=1), limiter(rows, clock, 10, 2, 2)
-    first.acquire(never)
+    take(first, clock)
     first.penalize(30)
     start = clock.now()
-    second.acquire(never)
+    take(second, clock)
     assert clock.now() - start >= 28
 
 
 def test_waiting_for_a_token_ends_when_the_worker_stops() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock, rate=0.001)
-    limit.acquire(never)
+    take(limit, clock)
     with pytest.raises(Stopped):
-        limit.acquire(lambda: clock.boot_time() > 5)
+        take(limit, clock, lambda: clock.boot_time() > 5)
 
 
 def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimiter:
@@ -143,22 +148,22 @@ def quota_limiter(rows: MemoryRows, clock: ManualClock, quota: int) -> RateLimit
     return RateLimiter(rows, config, 1, clock, random.Random(1))
 
 
-def test_a_days_quota_is_never_overstepped_and_the_next_day_goes_on() -> None:
+def test_a_daily_quota_is_never_exceeded_and_calls_continue_on_the_next_day() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = quota_limiter(rows, clock, 50)
     days: dict[int, int] = {}
     for _ in range(120):
-        limit.acquire(never)
+        take(limit, clock)
         day = int(clock.now() // 86_400)
         days[day] = days.get(day, 0) + 1
     assert len(days) >= 3
     assert max(days.values()) <= 50
 
 
-def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
+def test_slots_reserved_before_a_cut_are_not_used_after_it() -> None:
     rows, clock = MemoryRows(), ManualClock()
     first, second = limiter(rows, clock, 100.0, 1, 1), limiter(rows, clock, 100.0, 1, 2)
-    first.acquire(never)
+    take(first, clock)
     held = first.tokens - 1
     second.penalize(None)
     clock.advance(0.5)
@@ -172,10 +177,10 @@ def test_slots_of_before_a_cut_are_not_used_after_it() -> None:
 def test_a_held_slot_costs_no_request() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = limiter(rows, clock, 100.0)
-    limit.acquire(never)
+    take(limit, clock)
     before = dict(rows.requests)
     for _ in range(limit.tokens - 1):
-        limit.acquire(never)
+        take(limit, clock)
     assert rows.requests == before
 
 
@@ -185,7 +190,7 @@ def test_the_safe_rate_makes_the_bound_the_quota(quota: int) -> None:
     assert rate == 0 or bound(rate, 2, 1.0, 0.1, 5, 60) == pytest.approx(quota)
 
 
-def test_of_two_limits_no_token_is_used_after_its_time() -> None:
+def test_a_call_under_two_limits_uses_no_expired_token() -> None:
     rows, clock = MemoryRows(), ManualClock()
     fast = RateLimiter(
         rows, LimitConfig("fast", 50.0, send_window_s=0.2), 1, clock, random.Random(1)
@@ -201,7 +206,9 @@ def test_of_two_limits_no_token_is_used_after_its_time() -> None:
 
 
 @pytest.mark.parametrize("quota_per_day", [None, 3])
-def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: int | None) -> None:
+def test_an_item_that_waits_for_a_token_does_not_count_as_hanging(
+    quota_per_day: int | None,
+) -> None:
     clock, watch, recorder = ManualClock(), HangDetector(), Recorder()
     recorder.limits(3.0, 60.0)
     recorder.task("000-00000000", 1)
@@ -215,22 +222,22 @@ def test_an_item_that_waits_for_its_token_is_not_taken_to_hang(quota_per_day: in
     pace = TokenThrottle([limit], clock, looked_at, recorder)
     start = clock.now()
     for position in range(4):
-        recorder.item(position, clock.boot_time())
+        recorder.items(position, 1, clock.boot_time())
         pace.acquire(None)
     assert clock.now() - start > 250
 
 
-def test_a_quota_smaller_than_what_is_reserved_at_once_is_used_all_the_same() -> None:
+def test_a_quota_smaller_than_one_reservation_is_used_completely() -> None:
     clock = ManualClock()
     config = LimitConfig("api", rate=100.0, quota_per_day=7)
     limit = RateLimiter(MemoryRows(), config, 1, clock, random.Random(1))
     start = clock.now()
     for _ in range(7):
-        limit.acquire(never)
+        take(limit, clock)
     assert clock.now() - start < 60
 
 
-def test_a_coroutine_waits_for_its_token_without_holding_others_up() -> None:
+def test_a_coroutine_that_waits_for_a_token_blocks_no_other() -> None:
     class LoopClock(ManualClock):
         def now(self) -> float:
             return time.time()
@@ -267,7 +274,7 @@ def test_after_an_idle_time_a_burst_may_be_sent_at_once(
     rows, clock = MemoryRows(), ManualClock()
     config = LimitConfig("api", rate=rate, burst=burst)
     limits = [RateLimiter(rows, config, workers, clock, random.Random(n)) for n in range(workers)]
-    limits[0].acquire(never)
+    take(limits[0], clock)
     clock.advance(3600)
     start, sent = clock.now(), 0
     for limit in limits * (burst + 2):
@@ -286,7 +293,7 @@ def calls_in(
     end, made = clock.now() + hours * 3600, 0
     with suppress(Stopped):
         while made < most:
-            limit.acquire(lambda: clock.now() >= end)
+            take(limit, clock, lambda: clock.now() >= end)
             made += 1
             clock.sleep(call_s)
     return made
@@ -307,7 +314,7 @@ MIDNIGHT = 19_700.0 * 86_400
         (1000.0, 7, 1, 0.0),
     ],
 )
-def test_a_quota_is_used_up_whatever_a_call_takes_and_is_never_passed(
+def test_a_quota_is_used_up_and_never_exceeded_however_long_calls_take(
     rate: float, quota: int, workers: int, call_s: float
 ) -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT)
@@ -327,7 +334,7 @@ def test_slots_that_pass_unused_cost_a_slow_worker_few_writes() -> None:
     assert limit.counts.reservations + limit.counts.refusals < 600
 
 
-def test_a_rate_that_no_row_can_hold_costs_no_further_writes() -> None:
+def test_a_rate_that_a_row_cannot_hold_exactly_costs_no_further_writes() -> None:
     rows, clock = MemoryRows(), ManualClock()
     limit = RateLimiter(rows, LimitConfig("api", rate=500 / 60), 1, clock, random.Random(1))
     assert calls_in(limit, clock, 0.0, hours=1, most=200) == 200
@@ -345,17 +352,17 @@ def used(rows: MemoryRows) -> Value:
     return row["used"]
 
 
-def test_what_a_worker_holds_of_a_quota_at_its_end_is_given_back() -> None:
+def test_a_worker_that_ends_gives_unused_quota_back() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
     for _ in range(3):
-        limit.acquire(never)
+        take(limit, clock)
     assert used(rows) == 20
     limit.close()
     assert used(rows) == 3
     limit.close()
     assert used(rows) == 3, "nothing is held any more"
-    limit.acquire(never)
+    take(limit, clock)
     assert used(rows) == 23, "a call after the end is charged"
 
 
@@ -374,34 +381,34 @@ class Repeats(MemoryRows):
         return super().update(pk, sk, statement)
 
 
-def test_a_quota_is_given_back_once_though_the_reply_is_lost() -> None:
+def test_a_quota_is_given_back_once_if_the_reply_is_lost() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit = day_limiter(rows, clock, 1000)
-    limit.acquire(never)
+    take(limit, clock)
     limit.close()
     assert used(rows) == 1
 
 
-def test_a_quota_is_given_back_once_though_others_use_it_before_the_repeat() -> None:
+def test_a_quota_is_given_back_once_if_other_workers_use_it_before_the_repeat() -> None:
     rows, clock = Repeats(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
-    limit.acquire(never)
+    take(limit, clock)
 
     def others_call() -> None:
         for _ in range(20):
-            other.acquire(never)
+            take(other, clock)
 
     rows.before_repeat = others_call
     limit.close()
     assert used(rows) == 21, "one call here, twenty there"
 
 
-def test_what_is_held_of_yesterday_is_not_given_back_today() -> None:
+def test_quota_of_yesterday_is_not_given_back_today() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     limit, other = day_limiter(rows, clock, 1000), day_limiter(rows, clock, 1000, seed=2)
-    limit.acquire(never)
+    take(limit, clock)
     clock.advance(86_400)
-    other.acquire(never)
+    take(other, clock)
     limit.close()
     assert used(rows) == 20, "what the other was charged today"
 
@@ -414,12 +421,12 @@ def test_a_token_of_one_day_is_not_used_on_the_next() -> None:
     clock.advance(1.0)
     assert not limit.usable(token), "less than a second is left, and clocks differ"
     limit.discard(token)
-    limit.acquire(never)
+    take(limit, clock)
     assert clock.now() >= MIDNIGHT + 86_400 + 1
-    assert used(rows) == 10, "charged anew"
+    assert used(rows) == 10, "charged again"
 
 
-def test_the_last_calls_of_a_quota_are_had_though_a_reservation_is_larger() -> None:
+def test_the_last_calls_of_a_quota_are_used_if_fewer_than_one_reservation() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     first, second = day_limiter(rows, clock, 1010), day_limiter(rows, clock, 1010, seed=2)
     assert calls_in(first, clock, 0.0, hours=1, most=1000) == 1000
@@ -445,7 +452,7 @@ def test_rows_of_an_earlier_release_are_read() -> None:
     assert calls_in(limit, clock, 0.0, hours=1) == 10
 
 
-def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
+def test_workers_that_wait_for_two_busy_limits_get_tokens() -> None:
     hub = Schedule(20_000)
     rows, sends = MemoryRows(), []
     limits = [LimitConfig(name, rate=5.0, send_window_s=0.2) for name in ("one", "other")]
@@ -469,7 +476,7 @@ def test_workers_that_wait_for_two_busy_limits_get_through() -> None:
     assert len(sends) > 0.9 * 5.0 * 100
 
 
-def test_a_wait_that_is_broken_off_charges_nothing() -> None:
+def test_a_cancelled_wait_charges_nothing() -> None:
     rows, clock = MemoryRows(), ManualClock(MIDNIGHT + 100)
     day = day_limiter(rows, clock, 1000)
     slow = RateLimiter(rows, LimitConfig("slow", 0.001), 1, clock, random.Random(2))
@@ -496,11 +503,11 @@ def test_a_wait_that_is_broken_off_charges_nothing() -> None:
         spent=st.one_of(st.none(), st.floats(0.02, 0.5)),
     ),
 )
-def test_of_any_limit_bound_quota_and_burst_are_kept(seed: int, shape: Shape) -> None:
+def test_every_limit_keeps_its_bound_quota_and_burst(seed: int, shape: Shape) -> None:
     LimitSimulation(seed, shape=shape).run()
 
 
-def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
+def test_writes_that_are_always_refused_are_repeated_only_after_pauses() -> None:
     class Refuses(MemoryRows):
         def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
             self.requests["refused"] = self.requests.get("refused", 0) + 1
@@ -508,5 +515,5 @@ def test_a_row_that_refuses_every_write_is_not_asked_without_a_pause() -> None:
 
     rows, clock = Refuses(), ManualClock()
     with pytest.raises(Stopped):
-        limiter(rows, clock).acquire(lambda: clock.boot_time() > 60)
+        take(limiter(rows, clock), clock, lambda: clock.boot_time() > 60)
     assert rows.requests["refused"] < 500

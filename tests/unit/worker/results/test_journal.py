@@ -70,7 +70,7 @@ def test_the_same_outcomes_give_the_same_bytes(tmp_path: Path, part_format: str)
     assert parts[0][0] == part_format
 
 
-def test_both_formats_of_lines_hold_the_same(tmp_path: Path) -> None:
+def test_json_lines_and_sqlite_parts_hold_the_same_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
     journal.add(ok_outcome(0, "a", [{"n": "x\u2028y"}, {"n": None}]))
     journal.add(ok_outcome(1, "b", None))
@@ -107,7 +107,7 @@ def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> 
     assert (other.ok, other.failed, other.rows, other.positions()) == (1, 1, 2, {0, 1})
 
 
-def test_what_was_flushed_survives_kill_minus_9(tmp_path: Path) -> None:
+def test_flushed_outcomes_survive_kill_9(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from slurm_worker.results.journal import Journal\n"
@@ -171,7 +171,7 @@ def test_a_read_only_scratch_is_an_error_and_loses_nothing(tmp_path: Path) -> No
 
 @settings(deadline=None)
 @given(st.permutations(range(40)), st.sets(st.integers(0, 39)), st.integers(1, 40))
-def test_whatever_the_order_each_item_is_counted_and_written_once(  # type: ignore[no-untyped-def]
+def test_items_are_counted_and_written_once_in_any_order(  # type: ignore[no-untyped-def]
     tmp_path_factory, order, failing, batch
 ) -> None:
     journal = Journal(tmp_path_factory.mktemp("journal") / "j")

@@ -60,23 +60,21 @@ Values = Sequence[Any]
 
 
 class Converter:
-    """Turns the rows of a part into a table of one schema.
+    """Turns the rows of a part into a table of one schema; `keyed` rows have their items' keys.
 
-    Args:
-        columns: the schema, without the key.
-        declared: whether the user wrote it; messages then say how to correct it.
-        keyed: whether each row has its item's key.
+    `columns` are without the key; where they are `declared`, messages say how to correct them.
     """
 
     def __init__(self, columns: Schema, *, declared: bool, keyed: bool = True) -> None:
         #: With the key's.
         self.columns: Schema = {KEY_FIELD: STRING, **columns} if keyed else columns
-        where, source = SCHEMA_AND_SOURCE[keyed]
-        self._fix = (
-            f"correct {where}, or {source}" if declared else f"declare the column in {where}"
-        )
-        self._reader = LineReader(self.columns, keyed=keyed, exact=not keyed)
         self.arrow_schema = to_arrow(self.columns, keyed=keyed)
+        #: Converts JSON lines the fast way; None where `table` has to decide.
+        self.read = LineReader(self.columns, keyed=keyed, exact=not keyed).table
+        where, source = SCHEMA_AND_SOURCE[keyed]
+        self._fix = f"correct {where}, or {source}"
+        if not declared:
+            self._fix = f"declare the column in {where}"
 
     def table(self, rows: Rows, part: str) -> pa.Table:
         """Convert the rows of one part.
@@ -88,10 +86,6 @@ class Converter:
             return self.build(rows)
         except Misfit as error:
             raise misfit_error(rows, self.build, error, part, self._fix) from error
-
-    def read(self, lines: bytes) -> pa.Table | None:
-        """Convert JSON lines the fast way; None where `table` has to decide."""
-        return self._reader.table(lines)
 
     def build(self, rows: Rows) -> pa.Table:
         """Convert rows.
@@ -112,22 +106,17 @@ class Converter:
 def misfit_error(
     rows: Rows, check: Callable[[Rows], object], error: Misfit, part: str, fix: str
 ) -> AggregationError:
-    """The error that names the first row that `check` refuses.
+    """The error that names the first row of `part` that `check` refuses, and how to `fix` it.
 
-    Args:
-        rows: the rows of `part`, one of which does not fit.
-        check: raises `Misfit`.
-        error: what to say where no row is refused by itself.
-        part: the name of the part or file.
-        fix: what to do.
+    `check` raises `Misfit`; `error` is what to say where no row is refused by itself.
     """
     item = "one of the rows"
     for row in rows:
         try:
             check([row])
         except Misfit as misfit:
-            item = f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
             error = misfit
+            item = f"item {row[KEY_FIELD]!r}" if KEY_FIELD in row else f"the row {_show(row)}"
             break
     return AggregationError(
         f"aggregate: column {error.path!r}: {item} has {error.found} ({part}); {fix}"
@@ -142,13 +131,8 @@ def _build(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
     if wrong:
         example = next(value for value in values if type(value) in wrong)
         raise Misfit(path, f"{_show(example)}, which is not of type {column}")
-    match column.type_name:
-        case TypeName.LIST:
-            return _lists(values, column, path)
-        case TypeName.MAP:
-            return _maps(values, column, path)
-        case TypeName.STRUCT:
-            return _structs(values, column, path)
+    if nested := _NESTED.get(column.type_name):
+        return nested(values, column, path)
     if column.type_name is TypeName.DOUBLE and int in found:
         for value in values:
             if type(value) is int and abs(value) > EXACT:
@@ -204,17 +188,17 @@ def _structs(values: Values, column: ColumnType, path: str) -> pa.Array[Any]:
         for name, inner in column.fields.items()
     ]
     mask = pa.array([value is None for value in values], pa.bool_())
-    return pa.StructArray.from_arrays(
-        arrays, fields=list(to_arrow(column.fields, keyed=False)), mask=mask
-    )
+    fields = list(to_arrow(column.fields, keyed=False))
+    return pa.StructArray.from_arrays(arrays, fields=fields, mask=mask)
+
+
+_NESTED = {TypeName.LIST: _lists, TypeName.MAP: _maps, TypeName.STRUCT: _structs}
 
 
 def _offsets(values: Values) -> pa.Int32Array:
     """Where each list begins; null where there is none."""
     ends = list(accumulate((len(value or ()) for value in values), initial=0))
-    starts = [
-        None if value is None else start for value, start in zip(values, ends[:-1], strict=True)
-    ]
+    starts = (None if value is None else end for value, end in zip(values, ends, strict=False))
     return pa.array([*starts, ends[-1]], pa.int32())
 
 

@@ -12,6 +12,7 @@ A sample of the rows is not enough: the value that does not fit may be in the la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -45,11 +46,9 @@ class SeenType:
     """The type of all values of a column that were seen so far; it only grows."""
 
     type_name: TypeName = TypeName.NULL
-    #: The largest absolute value of an int.
-    largest_int: int = 0
+    largest_int: int = 0  #: the largest absolute value of an int
     fields: dict[str, SeenType] = field(default_factory=dict)
-    #: How many columns it is inside of.
-    depth: int = 0
+    depth: int = 0  #: how many columns it is inside of
 
     def add(self, values: Sequence[Any], path: str) -> None:
         """Join the values of one column.
@@ -64,7 +63,7 @@ class SeenType:
         if int in found:
             ints = values if len(found) == 1 else [value for value in values if type(value) is int]
             self._join_ints(min(ints), max(ints), path)
-        self._check_exact(path)
+        self._check_exact(self.largest_int, path)
         if self.depth > MAX_DEPTH and self.type_name in (TypeName.LIST, TypeName.STRUCT):
             raise Misfit(path[:60], f"values that are nested more than {MAX_DEPTH} levels deep")
         if self.type_name is TypeName.LIST:
@@ -83,7 +82,6 @@ class SeenType:
             low, high = pc.min(array).as_py(), pc.max(array).as_py()
             if low is not None and high is not None:
                 self._join_ints(low, high, path)
-            self._check_exact(path)
         elif isinstance(array, pa.ListArray):
             self.fields["item"].add_array(array.flatten(), f"{path}[]")
         elif isinstance(array, pa.StructArray):
@@ -112,17 +110,12 @@ class SeenType:
         fields = {name: inner.shape() for name, inner in self.fields.items()}
         return ColumnType(self.type_name, fields)
 
-    def copy(self) -> SeenType:
-        """A copy that grows by itself."""
-        fields = {name: inner.copy() for name, inner in self.fields.items()}
-        return SeenType(self.type_name, self.largest_int, fields, self.depth)
-
-    def _check_exact(self, path: str) -> None:
-        if self.type_name is TypeName.DOUBLE and self.largest_int > EXACT:
+    def _check_exact(self, largest_int: int, path: str) -> None:
+        if self.type_name is TypeName.DOUBLE and largest_int > EXACT:
             raise Misfit(
                 path,
-                f"a number that mixes floats and ints up to {self.largest_int} in one column, but "
-                f"a double holds ints exactly only up to {EXACT}",
+                f"a number that mixes floats and ints up to {largest_int} in one column, but a "
+                f"double holds ints exactly only up to {EXACT}",
             )
 
     def _join(self, type_name: TypeName, path: str) -> None:
@@ -137,7 +130,10 @@ class SeenType:
         if low < _INT64[0] or high > _INT64[1]:
             beyond = high if high > _INT64[1] else low
             raise Misfit(path, f"{beyond}, which does not fit into 64 bits")
-        self.largest_int = max(self.largest_int, high, -low)
+        largest = max(self.largest_int, high, -low)
+        # Before it is changed: the row that does not fit is searched for afterwards.
+        self._check_exact(largest, path)
+        self.largest_int = largest
 
     def _join_fields(self, objects: list[dict[str, Any]], path: str) -> None:
         for name in dict.fromkeys(chain.from_iterable(objects)):
@@ -152,11 +148,7 @@ def _inside(path: str, name: str) -> str:
 
 
 class Inference:
-    """Finds the schema of all rows, a part at a time.
-
-    Args:
-        keyed: whether each row has its item's key.
-    """
+    """Finds the schema of all rows, a part at a time; `keyed` rows have their items' keys."""
 
     def __init__(self, *, keyed: bool = True) -> None:
         self._keyed = keyed
@@ -170,15 +162,9 @@ class Inference:
         """Read lines, in any thread; the result adds them, in the caller's thread, in order.
 
         Of lines that Arrow reads with the shape that was seen before, only the size of their
-        whole numbers is checked.
-
-        Args:
-            lines: JSON lines.
-            count: how many rows they must hold; None where that is not known.
-            parse: the slow way, which says what is wrong.
-
-        Returns:
-            A function that adds the rows; takes the name of the part, and raises as `add_rows`.
+        whole numbers is checked. `count` is how many rows there must be, None where that is not
+        known; `parse` is the slow way, which says what is wrong. The result takes the part's name,
+        and raises as `add_rows`.
         """
         table = self._reader.table(lines) if self._reader else None
         if table is not None and count in (None, table.num_rows):
@@ -199,16 +185,17 @@ class Inference:
         Raises:
             AggregationError: naming the column, the item and the part that do not fit.
         """
-        before = self._seen.copy()
+        before = deepcopy(self._seen)
         try:
             self._seen.add(rows, "")
         except Misfit as error:
             where, source = SCHEMA_AND_SOURCE[self._keyed]
             fix = f"correct {source} so that its values have one type, or declare it in {where}"
             raise misfit_error(rows, partial(before.add, path=""), error, part, fix) from error
-        if self._seen.shape() != self._shape:
-            self._shape = self._seen.shape()
-            self._reader = LineReader(self._shape.fields, keyed=self._keyed)
+        shape = self._seen.shape()
+        if shape != self._shape:
+            self._shape = shape
+            self._reader = LineReader(shape.fields, keyed=self._keyed)
 
     def schema(self) -> dict[str, ColumnType]:
         """The columns in the order in which they were first seen, without the key.
@@ -216,11 +203,12 @@ class Inference:
         Raises:
             AggregationError: naming a column that no type fits.
         """
-        columns = dict(self._seen.fields)
-        if self._keyed:
-            columns.pop(KEY_FIELD, None)
         try:
-            return {name: column.column_type(name) for name, column in columns.items()}
+            return {
+                name: column.column_type(name)
+                for name, column in self._seen.fields.items()
+                if name != KEY_FIELD or not self._keyed
+            }
         except Misfit as error:
             where, source = SCHEMA_AND_SOURCE[self._keyed]
             raise AggregationError(

@@ -50,13 +50,10 @@ _FEW_NAMES = 2
 
 
 class LineReader:
-    """Reads lines of one schema.
+    """Reads lines of one schema, which has the key's column where rows are `keyed`.
 
-    Args:
-        columns: the schema, with the key's column where there is one.
-        keyed: whether each row has its item's key.
-        exact: whether to search for numbers that a double does not hold exactly. Not needed for
-            the lines of a worker, which writes its doubles with as many digits as they need.
+    If `exact`, numbers that a double does not hold exactly are searched for. The lines of a worker
+    have none: it writes its doubles with as many digits as they need.
     """
 
     def __init__(self, columns: Schema, *, keyed: bool = True, exact: bool = False) -> None:
@@ -74,10 +71,7 @@ class LineReader:
         """The columns; None where they may differ from what the lines say."""
         # A search for one byte is by far the fastest, and most lines have no escapes at all.
         has_surrogates = b"\\" in lines and (b"\\ud" in lines or b"\\uD" in lines)
-        if self._options is None or has_surrogates:
-            return None
-        count = _count_objects(lines)
-        if count is None:
+        if self._options is None or has_surrogates or not (count := _count_objects(lines)):
             return None
         # One block holds all, so that no line is longer than a block.
         read_options = pj.ReadOptions(use_threads=False, block_size=len(lines) + _BLOCK_MARGIN)
@@ -111,8 +105,7 @@ class LineReader:
 
 def is_finite(numbers: pa.Array[Any]) -> bool:
     """Whether there is no NaN and no infinity among these doubles."""
-    found: bool | None = pc.all(pc.is_finite(numbers)).as_py()
-    return found is not False
+    return pc.all(pc.is_finite(numbers)).as_py() is not False
 
 
 def leaves(array: pa.Array[Any], path: str = "") -> Iterator[tuple[str, pa.Array[Any]]]:
@@ -129,19 +122,17 @@ def leaves(array: pa.Array[Any], path: str = "") -> Iterator[tuple[str, pa.Array
         yield path, array
 
 
-def _count_objects(lines: bytes) -> int | None:
-    """How many lines there are, if each begins and ends like an object.
+def _count_objects(lines: bytes) -> int:
+    """How many lines there are, if each begins and ends like an object; otherwise 0.
 
     Inside a JSON value there is no line end between `}` and `{`. So if Arrow then finds as many
     rows as there are lines, each line was one row.
     """
     if not (lines.startswith(b"{") and lines.endswith(b"}\n")):
-        return None
+        return 0
     count = lines.count(b"\n")
     bare_null = b"null" in lines and _BARE_NULL.search(lines)
-    if bare_null or lines.count(b"}\n{") + 1 != count:
-        return None
-    return count
+    return 0 if bare_null or lines.count(b"}\n{") + 1 != count else count
 
 
 class _Numbers:
@@ -154,20 +145,16 @@ class _Numbers:
         self._after_names = self._anywhere
         named = sorted(name for name in doubles if name is not None)
         if len(named) <= _FEW_NAMES:
-            quoted = (json.dumps(name, ensure_ascii=False).encode() for name in named)
-            self._after_names = [
-                *(_long_number(re.escape(name) + rb"\s*:") for name in quoted),
-                *lists,
-            ]
+            quoted = (re.escape(json.dumps(name, ensure_ascii=False).encode()) for name in named)
+            self._after_names = [*(_long_number(name + rb"\s*:") for name in quoted), *lists]
 
     def are_kept(self, lines: bytes) -> bool:
         """Whether a double holds all of them exactly; false where that is not certain."""
         # Only without escapes is there one way to write a name.
         patterns = self._anywhere if b"\\" in lines else self._after_names
         found = (word for pattern in patterns for word in pattern.findall(lines))
-        words = [word for word in found if not word.isdigit()]
         try:
-            for word in _unlike_shortest(words):
+            for word in _unlike_shortest([word for word in found if not word.isdigit()]):
                 jsonlines.exact_float(word.decode())
         except ValueError:
             return False

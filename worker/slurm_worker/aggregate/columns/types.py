@@ -66,11 +66,8 @@ _ARROW: dict[TypeName, pa.DataType] = {
     TypeName.BINARY: pa.binary(),
     TypeName.JSON: pa.string(),
 }
-_NESTED = (TypeName.LIST, TypeName.STRUCT, TypeName.MAP)
 #: Read as text, then cast: Arrow's parsers of text are strict.
-CAST_FROM_TEXT = frozenset(
-    {TypeName.TIMESTAMP, TypeName.LOCAL_TIMESTAMP, TypeName.DATE, TypeName.DECIMAL}
-)
+CAST_FROM_TEXT = (TypeName.TIMESTAMP, TypeName.LOCAL_TIMESTAMP, TypeName.DATE, TypeName.DECIMAL)
 #: pyarrow reads no column that is nested deeper than 100 groups of Parquet; a list is two or three.
 MAX_DEPTH = 30
 #: Up to this number a double holds every int exactly.
@@ -132,12 +129,11 @@ STRING = ColumnType(TypeName.STRING)
 
 def to_arrow(columns: Schema, *, keyed: bool) -> pa.Schema:
     """The columns as an Arrow schema; only the key, where rows are `keyed`, is never null."""
-    return pa.schema(
-        [
-            pa.field(name, column.arrow(), nullable=not (keyed and name == KEY_FIELD))
-            for name, column in columns.items()
-        ]
-    )
+    fields = [
+        pa.field(name, column.arrow(), nullable=not (keyed and name == KEY_FIELD))
+        for name, column in columns.items()
+    ]
+    return pa.schema(fields)
 
 
 def parse_schema(declared: Mapping[str, str], *, keyed: bool = True) -> dict[str, ColumnType]:
@@ -171,52 +167,51 @@ def parse_type(text: str, column: str) -> ColumnType:
 
 def _parse(tokens: deque[str], depth: int) -> ColumnType:
     """Recursive descent: type = name | name "<" inside ">" | "decimal" "(" p "," s ")"."""
-    name = _next(tokens)
+    name = _take(tokens)
     if name not in {known.value for known in TypeName if known is not TypeName.NULL}:
         raise ValueError(f"{name!r} is unknown")
     type_name = TypeName(name)
     if type_name is TypeName.DECIMAL:
         return ColumnType(type_name, digits=_digits(tokens))
-    if type_name not in _NESTED:
+    if type_name in _ARROW:
         return ColumnType(type_name)
     if depth >= MAX_DEPTH:
         raise ValueError(
             f"it is nested more than {MAX_DEPTH} levels deep; declare the column as json"
         )
-    _expect(tokens, "<")
-    fields: dict[str, ColumnType] = {}
-    if type_name is TypeName.LIST:
-        fields["item"] = _parse(tokens, depth + 1)
-    elif type_name is TypeName.MAP:
-        if _next(tokens) != TypeName.STRING.value:
-            raise ValueError("the keys of a map must be strings")
-        _expect(tokens, ",")
-        fields["value"] = _parse(tokens, depth + 1)
-    else:
+    _take(tokens, "<")
+    if type_name is TypeName.STRUCT:
         fields = _struct_fields(tokens, depth + 1)
-    _expect(tokens, ">")
+    elif type_name is TypeName.LIST:
+        fields = {"item": _parse(tokens, depth + 1)}
+    else:
+        if _take(tokens) != TypeName.STRING.value:
+            raise ValueError("the keys of a map must be strings")
+        _take(tokens, ",")
+        fields = {"value": _parse(tokens, depth + 1)}
+    _take(tokens, ">")
     return ColumnType(type_name, fields)
 
 
 def _struct_fields(tokens: deque[str], depth: int) -> dict[str, ColumnType]:
     fields: dict[str, ColumnType] = {}
     while True:
-        name = _next(tokens)
+        name = _take(tokens)
         if name in fields:
             raise ValueError(f"it names the field {name!r} twice")
-        _expect(tokens, ":")
+        _take(tokens, ":")
         fields[name] = _parse(tokens, depth)
         if not tokens or tokens[0] != ",":
             return fields
-        tokens.popleft()
+        _take(tokens)
 
 
 def _digits(tokens: deque[str]) -> tuple[int, int]:
-    _expect(tokens, "(")
-    precision = _next(tokens)
-    _expect(tokens, ",")
-    scale = _next(tokens)
-    _expect(tokens, ")")
+    _take(tokens, "(")
+    precision = _take(tokens)
+    _take(tokens, ",")
+    scale = _take(tokens)
+    _take(tokens, ")")
     for word in (precision, scale):
         if not word.isdecimal():
             raise ValueError(f"{word!r} is not a number of digits")
@@ -227,13 +222,8 @@ def _digits(tokens: deque[str]) -> tuple[int, int]:
     return int(precision), int(scale)
 
 
-def _expect(tokens: deque[str], token: str) -> None:
-    if not tokens or tokens[0] != token:
-        raise ValueError(f"{token!r} is missing")
-    tokens.popleft()
-
-
-def _next(tokens: deque[str]) -> str:
-    if not tokens:
-        raise ValueError("it ends too early")
+def _take(tokens: deque[str], expected: str = "") -> str:
+    """Remove the next token; only `expected` where it is given."""
+    if not tokens or (expected and tokens[0] != expected):
+        raise ValueError(f"{expected!r} is missing" if expected else "it ends too early")
     return tokens.popleft()

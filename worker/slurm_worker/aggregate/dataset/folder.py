@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slurm_worker.aggregate.columns.types import Schema
 from slurm_worker.aggregate.dataset.parquet_file import write_parquet
-from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import Missing
 from slurm_worker.protocol.ports import ObjectStore
 
@@ -46,7 +44,8 @@ class DatasetFolder:
     objects: ObjectStore  #: the bucket
     folder: str  #: the folder's key, ending in a slash
     path: Path  #: a file on local disk
-    progress: Callable[[str], None]  #: called with a line about each damaged file
+    #: Called with a line about each damaged file
+    progress: Callable[[str], None] = lambda _line: None
     #: Files of other versions, by their names in the folder
     known: Mapping[str, DataFile] = field(default_factory=dict)
     #: The key of a file that may exist, and whose digest is not known, by its name
@@ -57,11 +56,10 @@ class DatasetFolder:
 
         `rows` is how many it must have; None where that is not known.
         """
-        found = self._copied(self.known.get(name), name)
-        if found is not None:
+        found, key = self._copied(self.known.get(name), name), self.leftover(name)
+        if found is not None or key is None:
             return found
-        key = self.leftover(name)
-        return None if key is None else self._copied(self._checked(key, rows, schema), name)
+        return self._copied(self._checked(key, rows, schema), name)
 
     def write(
         self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], size: int
@@ -77,9 +75,8 @@ class DatasetFolder:
         self.path.unlink()
         return described.result()
 
-    def keep(self, path: Path, rows: int, folder: str = "") -> DataFile:
-        """Upload a file that was written, named by its content, unless it can be copied."""
-        path.replace(self.path)
+    def keep(self, rows: int, folder: str) -> DataFile:
+        """Upload the file at `path`, named by its content, unless it can be copied."""
         described = self._describe("", rows)
         name = f"{folder}part-{described.sha256[:16]}.parquet"
         key = self.folder + name
@@ -131,23 +128,6 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def file_name(
-    writer: str, columns: Schema, options: AggregateOptions, inputs: Sequence[str]
-) -> str:
-    """The name of a file of the dataset.
-
-    Args:
-        writer: names the code that writes it.
-        columns: the declared types, and not Arrow's: `json` and `string` are the same to Arrow,
-            and are written differently. By the names that they have in the input.
-        options: how the file is laid out.
-        inputs: digests of what it is made of, in order.
-    """
-    names = options.names
-    types = [[name, names.get(name, name), column.to_list()] for name, column in columns.items()]
-    return part_name([writer, types, options.row_group_size, list(inputs)])
 
 
 def part_name(content: list[Any]) -> str:

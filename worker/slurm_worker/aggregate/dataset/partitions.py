@@ -32,12 +32,7 @@ _UNCHANGED = re.compile(r"0|-?[1-9]\d*|(?!0000)\d{4}-\d\d-\d\d")
 
 
 def check(files: Sequence[Path], names: Sequence[str], indices: Sequence[int]) -> None:
-    """Refuse values that readers can't tell apart.
-
-    Args:
-        files: Parquet files with the rows.
-        names: the columns that become folders.
-        indices: which of the files' columns they are.
+    """Refuse values of the columns `names`, number `indices` of the files, that readers confuse.
 
     Raises:
         AggregationError: naming the column and the value.

@@ -45,14 +45,9 @@ def sort_files(
     folder: DatasetFolder,
     scratch: Path,
 ) -> Iterator[DataFile]:
-    """Write merged files sorted, a folder per partition, and remove them.
+    """Write the files of `write_merged`, all in `scratch`, sorted; a folder per partition.
 
-    Args:
-        merged: what `write_merged` wrote, all in `scratch`.
-        schema: of the rows.
-        options: by what to sort and partition.
-        folder: where the files go.
-        scratch: a folder on local disk.
+    The merged files are removed.
 
     Raises:
         UserError: if DuckDB is not installed.
@@ -61,17 +56,14 @@ def sort_files(
     if not merged:
         return
     partition = list(options.partition_by)
-    if partition:
-        indices = [schema.get_field_index(name) for name in partition]
-        partitions.check(merged, partition, indices)
+    partitions.check(merged, partition, [schema.get_field_index(name) for name in partition])
     inside = pa.schema([field for field in schema if field.name not in partition])
     batches = _sorted(merged, schema, [*partition, *options.sort_by], options.memory, scratch)
     pieces = _pieces(batches, partition, options.rows_per_file)
     for (_, values), group in groupby(pieces, itemgetter(0)):
-        path = scratch / "sorted.parquet"
         tables = (table.select(inside.names) for _, table in group)
-        rows = write_parquet(path, inside, tables, options.row_group_size)
-        yield folder.keep(path, rows, partitions.folder(partition, values))
+        rows = write_parquet(folder.path, inside, tables, options.row_group_size)
+        yield folder.keep(rows, partitions.folder(partition, values))
     for path in merged:
         path.unlink()
 
@@ -122,33 +114,26 @@ def _by_descriptor(folder: Path) -> Iterator[str]:
     """A path of the folder without characters that DuckDB reads as a pattern."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        path = f"/proc/self/fd/{descriptor}"
-        if not Path(path).is_dir():  # only Linux has it
-            path = str(folder)
-            if set(path) & set("*?[\\"):
-                raise UserError(
-                    f"TMPDIR: {path} has one of the characters * ? [ \\, which DuckDB can't open; "
-                    "set TMPDIR to another folder"
-                )
-        yield path
+        yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
 
 
 def _plain(schema: pa.Schema) -> pa.Schema:
     """The schema with names that DuckDB can tell apart."""
-    return pa.schema(
-        [
-            pa.field(f"c{number}", _plain_type(field.type), field.nullable)
-            for number, field in enumerate(schema)
-        ]
-    )
+    return pa.schema(_plain_fields(schema))
+
+
+def _plain_fields(fields: Iterable[pa.Field[Any]]) -> list[pa.Field[Any]]:
+    return [
+        pa.field(f"c{number}", _plain_type(field.type), field.nullable)
+        for number, field in enumerate(fields)
+    ]
 
 
 def _plain_type(data_type: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(data_type):
-        inside = [data_type.field(number).type for number in range(data_type.num_fields)]
-        return pa.struct([(f"c{n}", _plain_type(inner)) for n, inner in enumerate(inside)])
+        return pa.struct(_plain_fields(data_type))
     if pa.types.is_map(data_type):
         return pa.map_(data_type.key_type, _plain_type(data_type.item_type))
     if pa.types.is_list(data_type):

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from slurm_worker.aggregate.columns.converter import Converter
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_name
+from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, part_name
 from slurm_worker.aggregate.dataset.sorting import sort_files, write_merged
 from slurm_worker.aggregate.options import AggregateOptions
 
@@ -22,21 +22,22 @@ class FileGroup:
     """The input of one file, or of one of those that are sorted together."""
 
     digests: Sequence[str]  #: of what it is made of, in order
-    rows: int | None  #: how many it has; None where that is not known
     read: Callable[[], Iterator[pa.Table]]  #: its tables, with the converter's columns
+    rows: int | None = None  #: how many it has; None where that is not known
 
 
 class DatasetWriter:
     """Writes groups as files; `writer` names the code, for the names of the files."""
 
     def __init__(self, writer: str, converter: Converter, options: AggregateOptions) -> None:
-        self._writer = writer
-        self._columns = converter.columns
         self._options = options
-        names = options.names
-        self._schema = pa.schema(
-            [field.with_name(names.get(field.name, field.name)) for field in converter.arrow_schema]
-        )
+        names = {name: options.names.get(name, name) for name in converter.columns}
+        schema = converter.arrow_schema
+        self._schema = pa.schema([field.with_name(names[field.name]) for field in schema])
+        # The declared types and not Arrow's: `json` and `string` are the same to Arrow, and are
+        # written differently.
+        types = [[name, names[name], of.to_list()] for name, of in converter.columns.items()]
+        self._layout = [writer, types, options.row_group_size]
 
     def write(
         self,
@@ -47,18 +48,15 @@ class DatasetWriter:
     ) -> list[DataFile]:
         """Write the dataset's files.
 
-        Args:
-            groups: the input.
-            folder: where the files go.
-            scratch: a folder on local disk; with room for the dataset twice where it is sorted.
-            progress: called with what was done ("merged" or "sorted") and with how many rows.
+        A dataset that is sorted needs `scratch`, on local disk, to hold it twice. `progress` is
+        called with what was done ("merged" or "sorted"), and with how many rows.
         """
-        written: Iterator[DataFile] = (self.write_file(group, folder) for group in groups)
         done = "merged"
+        written: Iterator[DataFile] = (self.write_file(group, folder) for group in groups)
         if self._options.sorted:
             merged = self._merge(groups, scratch, progress)
-            written = sort_files(merged, self._schema, self._options, folder, scratch)
             done = "sorted"
+            written = sort_files(merged, self._schema, self._options, folder, scratch)
         files: list[DataFile] = []
         rows = 0
         for file in written:
@@ -75,8 +73,8 @@ class DatasetWriter:
         )
 
     def file_name(self, group: FileGroup) -> str:
-        """The name of the file of one group."""
-        return file_name(self._writer, self._columns, self._options, group.digests)
+        """The name of the file of one group: a digest of all that decides its content."""
+        return part_name([*self._layout, list(group.digests)])
 
     def _merge(
         self, groups: Iterable[FileGroup], scratch: Path, progress: Callable[[str, int], None]
@@ -102,8 +100,11 @@ def grouped(items: Iterable[_T], *limits: tuple[Callable[[_T], int], int]) -> It
     sums = [0] * len(limits)
     for item in items:
         group.append(item)
-        sums = [total + measure(item) for total, (measure, _) in zip(sums, limits, strict=True)]
-        if any(total >= limit for total, (_, limit) in zip(sums, limits, strict=True)):
+        full = False
+        for number, (measure, limit) in enumerate(limits):
+            sums[number] += measure(item)
+            full |= sums[number] >= limit
+        if full:
             yield group
             group, sums = [], [0] * len(limits)
     if group:

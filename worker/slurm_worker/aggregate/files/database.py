@@ -34,25 +34,21 @@ def copy_database(path: Path, folder: Path) -> Path:
     # SQLite looks beside the file itself, not beside a link to it.
     path = path.resolve()
     copy = folder / "source"
-    for end in ("", *SIDE_FILES):
-        beside = path.with_name(path.name + end)
-        if not end or beside.exists():
-            shutil.copyfile(beside, f"{copy}{end}")
+    for file in database_files(path):
+        shutil.copyfile(file, f"{copy}{file.name.removeprefix(path.name)}")
     return copy
 
 
-def database_files(copy: Path) -> list[Path]:
-    """The files of a copy."""
-    beside = [copy.with_name(copy.name + end) for end in SIDE_FILES]
-    return [copy, *(path for path in beside if path.exists())]
+def database_files(path: Path) -> list[Path]:
+    """A database's file, and those beside it that SQLite needs."""
+    beside = [path.with_name(path.name + end) for end in SIDE_FILES]
+    return [path, *(side for side in beside if side.exists())]
 
 
 def database_lines(name: str, copy: Path) -> Iterator[bytes]:
     """The rows of the one table as JSON lines, in order of their ids, thousands at a time.
 
-    Args:
-        name: the database's, for messages.
-        copy: a private copy of it, which SQLite may change.
+    `name` is the database's, for messages; `copy` a private copy of it, which SQLite may change.
 
     Raises:
         AggregationError: if it does not have one table, or has a row that JSON can't hold.

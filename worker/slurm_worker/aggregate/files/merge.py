@@ -33,9 +33,9 @@ from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import Schema, parse_schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, file_sha256, json_sha256
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, FileGroup, grouped
-from slurm_worker.aggregate.errors import AggregationError, one_line
+from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files.database import database_files, database_lines
-from slurm_worker.aggregate.files.sources import Source
+from slurm_worker.aggregate.files.sources import Source, unreadable
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.prefetch import prefetch
@@ -60,21 +60,13 @@ Chunk = tuple[bytes, int]
 
 @dataclass(frozen=True, slots=True)
 class MergedFiles:
-    """The dataset that was written."""
+    """The dataset that was written; the names are those of the manifest."""
 
     files: tuple[DataFile, ...]
     schema: dict[str, str]
-    sources: int
-    inputs: str
-
-    @property
-    def rows(self) -> int:
-        """Rows of all files."""
-        return sum(file.rows for file in self.files)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; the names are stable."""
-        return {**asdict(self), "rows": self.rows}
+    sources: int  #: how many files it was made of
+    inputs: str  #: digest of everything that went into it
+    rows: int
 
 
 def merge_files(
@@ -88,15 +80,8 @@ def merge_files(
 ) -> MergedFiles:
     """Merge files into a dataset.
 
-    Args:
-        sources: the files.
-        objects: where the dataset goes.
-        folder: its key prefix there, ending in a slash, or empty.
-        options: how it is laid out.
-        scratch: a folder on local disk with room for one file of the dataset; where it is
-            sorted or partitioned, for the dataset twice.
-        progress: called as the files are read.
-        chunk_bytes: about how many bytes of lines are read at a time.
+    Its `folder` is a key prefix that ends in a slash, or empty. `scratch` is as for `aggregate`.
+    About `chunk_bytes` of lines are read at a time.
 
     Raises:
         UserError: if the folder holds another dataset.
@@ -110,16 +95,12 @@ def merge_files(
     schema = options.schema
     columns = passes.infer() if schema is None else parse_schema(schema, keyed=False)
     options.check(columns, keyed=False)
-    target = DatasetFolder(
-        objects,
-        folder,
-        scratch / "file.parquet",
-        lambda _line: None,
-        leftover=lambda name: f"{folder}{name}",
-    )
+    path = scratch / "file.parquet"
+    target = DatasetFolder(objects, folder, path, leftover=lambda name: f"{folder}{name}")
     files = passes.merge(columns, target, scratch)
     progress(1, 1)
-    dataset = MergedFiles(tuple(files), options.named(columns), len(sources), inputs)
+    rows = sum(file.rows for file in files)
+    dataset = MergedFiles(files, options.named(columns), len(sources), inputs, rows)
     _publish(objects, folder, dataset)
     return dataset
 
@@ -132,7 +113,7 @@ def _publish(objects: ObjectStore, folder: str, dataset: MergedFiles) -> None:
     them, or one whose manifest was removed, and a reader of all files of the folder would take
     them for rows of this dataset.
     """
-    key, body = f"{folder}{MANIFEST}", json.dumps(dataset.to_dict(), indent=1).encode()
+    key, body = f"{folder}{MANIFEST}", json.dumps(asdict(dataset), indent=1).encode()
     written = {file.key for file in dataset.files}
     present = {
         found for found in objects.list(folder) if _OWN_FILE.fullmatch(found.removeprefix(folder))
@@ -190,7 +171,7 @@ class _Passes:
                 with source.open() as path:
                     self.digest_of[source.name] = _digest(source, path)
             except (OSError, ServiceError) as error:
-                raise _unreadable(source.name, error) from error
+                raise unreadable(source.name, error) from error
             self._add_progress(source)
         return list(self.digest_of.values())
 
@@ -202,21 +183,19 @@ class _Passes:
                 add(source.name)
         return inference.schema()
 
-    def merge(self, columns: Schema, target: DatasetFolder, scratch: Path) -> list[DataFile]:
+    def merge(self, columns: Schema, target: DatasetFolder, scratch: Path) -> tuple[DataFile, ...]:
         """Write the dataset's files."""
         options = self.options
         converter = Converter(columns, declared=options.schema is not None, keyed=False)
-        groups = (
-            FileGroup(
-                [self.digest_of[source.name] for source in group],
-                None,
-                partial(self._tables, group, converter),
-            )
-            for group in grouped(self.sources, (attrgetter("size"), options.file_size))
-        )
+
+        def group_of(sources: Sequence[Source]) -> FileGroup:
+            digests = [self.digest_of[source.name] for source in sources]
+            return FileGroup(digests, partial(self._tables, sources, converter))
+
+        groups = map(group_of, grouped(self.sources, (attrgetter("size"), options.file_size)))
         writer = DatasetWriter(_WRITER, converter, options)
         files = writer.write(groups, target, scratch, lambda _done, _rows: None)
-        return [file for file in files if file.rows]
+        return tuple(file for file in files if file.rows)
 
     def _tables(self, group: Sequence[Source], converter: Converter) -> Iterator[pa.Table]:
         for source in group:
@@ -247,7 +226,7 @@ class _Passes:
                     yield lines, first
                     first += lines.count(b"\n")
         except (OSError, EOFError, zlib.error, sqlite3.Error, ServiceError) as error:
-            raise _unreadable(source.name, error) from error
+            raise unreadable(source.name, error) from error
 
     def _file_lines(self, source: Source, path: Path) -> Iterator[bytes]:
         if source.is_gzip and not path.stat().st_size:
@@ -325,7 +304,7 @@ def _parse(source: Source, first: int, lines: bytes) -> list[dict[str, Any]]:
     try:
         return jsonlines.parse(lines, first=first, exact=True)
     except ValueError as error:
-        raise _unreadable(source.name, error) from error
+        raise unreadable(source.name, error) from error
 
 
 def _line_blocks(file: BinaryIO | gzip.GzipFile, chunk_bytes: int) -> Iterator[bytes]:
@@ -341,9 +320,3 @@ def _line_blocks(file: BinaryIO | gzip.GzipFile, chunk_bytes: int) -> Iterator[b
             # Arrow's reader, which is the fast one, needs lines that end in `}`.
             block = block.replace(b"\r\n", b"\n")
         yield block if block.endswith(b"\n") else block + b"\n"
-
-
-def _unreadable(name: str, error: Exception) -> AggregationError:
-    return AggregationError(
-        f"aggregate: {name} can't be read: {one_line(error)}; correct it, or leave it out"
-    )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from slurm_worker.aggregate.errors import AggregationError
+from slurm_worker.aggregate.errors import AggregationError, one_line
 from slurm_worker.aggregate.files.database import SIDE_FILES, copy_database
 from slurm_worker.errors import UserError
 from slurm_worker.printable import printable
@@ -31,7 +31,6 @@ DATABASES = (".sqlite", ".sqlite3", ".db")
 _HIDDEN = (".", "_")
 #: How many names of left-out files are shown for each reason.
 _EXAMPLES = 3
-
 
 OpenFile = Callable[[], AbstractContextManager[Path]]
 
@@ -52,36 +51,31 @@ class LeftOut:
     """What is not merged, by the reason: a suffix, "hidden" or "named twice"."""
 
     files: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
+    examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, why: str, name: str) -> None:
         """Count one file, or one folder that was not searched."""
         self.files[why] += 1
-        shown = self.examples.setdefault(why, [])
-        if len(shown) < _EXAMPLES:
-            shown.append(printable(name))
+        if self.files[why] <= _EXAMPLES:
+            self.examples[why].append(printable(name))
 
     def __str__(self) -> str:
         return ", ".join(
-            f"{count:,} {why} ({', '.join(self.examples[why])}"
-            f"{', …' if count > len(self.examples[why]) else ''})"
-            for why, count in sorted(self.files.items())
+            f"{self.files[why]:,} {why} ({', '.join(names)}"
+            f"{', …' if self.files[why] > len(names) else ''})"
+            for why, names in sorted(self.examples.items())
         )
 
     def to_list(self) -> list[dict[str, Any]]:
         """JSON-able; the names are stable."""
-        return [
-            {"why": why, "files": count, "examples": self.examples[why]}
-            for why, count in sorted(self.files.items())
-        ]
+        found = sorted(self.examples.items())
+        return [{"why": why, "files": self.files[why], "examples": names} for why, names in found]
 
 
 class Sources:
     """Finds files and remembers what it has found.
 
-    Args:
-        scratch: a folder on local disk with room for the largest database and, of those on S3,
-            for the largest file.
+    `scratch`, on local disk, has room for the largest database and the largest file of S3.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -93,9 +87,7 @@ class Sources:
     def add_local(self, path: Path, output: Path | None = None) -> None:
         """Add the file, or the files below the folder, in order of their names.
 
-        Args:
-            path: what the user names.
-            output: the dataset's folder, which is left out.
+        The dataset's folder, `output`, is left out.
 
         Raises:
             UserError: if the path does not exist, or has no file of a known form.
@@ -110,7 +102,7 @@ class Sources:
                 "files"
             ) from error
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if is_folder:
             for file in sorted(self._walk(path, output)):
                 self._add_file(file)
@@ -123,11 +115,7 @@ class Sources:
     ) -> None:
         """Add the object of this key, or else those of the folder of this name.
 
-        Args:
-            objects: the bucket.
-            bucket: its name.
-            key: of an object or, with or without a slash at its end, of a folder.
-            output: the dataset's folder in this bucket, which is left out.
+        A folder's name may end in a slash. The dataset's folder, `output`, is left out.
 
         Raises:
             UserError: if there is no such object or folder, or no object of a known form.
@@ -135,16 +123,24 @@ class Sources:
         before = self._count()
         size = objects.size(key) if is_known(key) else None
         if size is not None:
-            sides = {end for end in SIDE_FILES if objects.size(key + end) is not None}
-            self._add_object(objects, bucket, key, size, sides)
+            chosen, listed = [key], {key: size}
+            for side in (key + end for end in SIDE_FILES if is_database(key)):
+                if (size := objects.size(side)) is not None:
+                    listed[side] = size
         else:
             folder = key if key.endswith("/") or not key else f"{key}/"
             listed = {entry.key: entry.size for entry in objects.entries(folder)}
-            for found, size in listed.items():
-                own = found.endswith("/") or (output and found.startswith(output))
-                if not own and self._takes(found, found.removeprefix(folder), listed):
-                    sides = {end for end in SIDE_FILES if found + end in listed}
-                    self._add_object(objects, bucket, found, size, sides)
+            chosen = [
+                name
+                for name in listed
+                if not name.endswith("/")
+                and not (output and name.startswith(output))
+                and self._takes(name, name.removeprefix(folder), listed)
+            ]
+        for name in chosen:
+            ends = [end for end in SIDE_FILES if is_database(name) and name + end in listed]
+            opened = partial(_fetched, objects, name, ends, self._scratch)
+            self._add((bucket, name), f"s3://{bucket}/{name}", listed[name], opened)
         self._check_found(before, f"s3://{bucket}/{key}")
 
     def _walk(self, top: Path, output: Path | None) -> Iterator[Path]:
@@ -152,7 +148,7 @@ class Sources:
         visited = {path.resolve() for path in (top, output) if path is not None}
 
         def refuse(error: OSError) -> None:
-            raise _unreadable(Path(error.filename), error) from error
+            raise unreadable(error.filename, error) from error
 
         for parent, folders, files in os.walk(top, onerror=refuse, followlinks=True):
             folder = Path(parent)
@@ -173,19 +169,23 @@ class Sources:
 
         `below` is its name below the folder that the user has named, `others` all names there.
         """
+        known = is_known(name)
         if any(part.startswith(_HIDDEN) for part in below.split("/")):
-            if is_known(name):
+            if known:
                 self.left_out.add("hidden", below)
             return False
-        if not is_known(name) and not _is_beside(name, others):
-            self.left_out.add(_suffix(name), PurePosixPath(name).name)
-        return is_known(name)
+        # SQLite keeps these beside a database of the folder.
+        ends = [end for end in (*SIDE_FILES, "-shm") if name.endswith(end)]
+        if not known and not any(name.removesuffix(end) in others for end in ends):
+            path = PurePosixPath(name)
+            self.left_out.add(printable(path.suffix.lower()) or "without a suffix", path.name)
+        return known
 
     def _add_file(self, path: Path) -> None:
         try:
             found = path.stat()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         if not stat.S_ISREG(found.st_mode):
             raise UserError(
                 f"PATH: {printable(str(path))} is not a regular file; write its content to a file "
@@ -193,13 +193,6 @@ class Sources:
             )
         opened = partial(_local, path, self._scratch, is_database(path.name))
         self._add((found.st_dev, found.st_ino), str(path), found.st_size, opened)
-
-    def _add_object(
-        self, objects: ObjectStore, bucket: str, key: str, size: int, sides: set[str]
-    ) -> None:
-        ends = sorted(sides) if is_database(key) else []
-        opened = partial(_fetched, objects, key, ends, self._scratch)
-        self._add((bucket, key), f"s3://{bucket}/{key}", size, opened)
 
     def _add(self, identity: tuple[object, ...], name: str, size: int, opened: OpenFile) -> None:
         if identity in self._seen:
@@ -231,16 +224,6 @@ def is_database(name: str) -> bool:
     return name.lower().endswith(DATABASES)
 
 
-def _is_beside(name: str, others: Collection[str]) -> bool:
-    """Whether SQLite keeps this file beside a database of the folder."""
-    ends = (*SIDE_FILES, "-shm")
-    return any(name.endswith(end) and name.removesuffix(end) in others for end in ends)
-
-
-def _suffix(name: str) -> str:
-    return printable(PurePosixPath(name).suffix.lower()) or "without a suffix"
-
-
 @contextmanager
 def _local(path: Path, scratch: Path, is_copied: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="copied-", dir=scratch) as folder:
@@ -256,8 +239,9 @@ def _fetched(objects: ObjectStore, key: str, ends: list[str], scratch: Path) -> 
         yield path
 
 
-def _unreadable(path: Path, error: OSError) -> AggregationError:
+def unreadable(name: str | Path, error: Exception) -> AggregationError:
+    """The error that names a file, and why it can't be read."""
+    why = (isinstance(error, OSError) and error.strerror) or one_line(error)
     return AggregationError(
-        f"aggregate: {printable(str(path))} can't be read: {error.strerror}; correct it, or leave "
-        "it out"
+        f"aggregate: {printable(str(name))} can't be read: {why}; correct it, or leave it out"
     )

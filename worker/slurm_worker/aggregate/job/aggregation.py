@@ -18,20 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from slurm_worker.aggregate.columns.types import parse_schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, json_sha256
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.failures import FailureMerger
-from slurm_worker.aggregate.job.merge import WRITER, PartMerger, infer
+from slurm_worker.aggregate.job.merge import WRITER, PartMerger, groups_of, schema_of
 from slurm_worker.aggregate.job.parts import PartReader
-from slurm_worker.aggregate.job.plan import Plan, RoundSummary
-from slurm_worker.aggregate.job.publish import (
-    VERSION,
-    Manifest,
-    Published,
-    publish,
-    read_published,
-)
+from slurm_worker.aggregate.job.plan import ROWS, Plan, RoundSummary
+from slurm_worker.aggregate.job.publish import VERSION, Manifest, publish, read_published
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.paths import JobPaths, parse_version, version_name
@@ -55,15 +48,9 @@ def aggregate(
 ) -> Manifest:
     """Merge a job's committed parts and publish the dataset.
 
-    Args:
-        objects: the bucket.
-        paths: the job's keys.
-        expected: what was planned, round by round.
-        options: schema and layout.
-        scratch: a folder on local disk with room for one file of the dataset; where it is
-            sorted or partitioned, for the dataset twice.
-        progress: called with each line of progress.
-        made: files by name that were merged elsewhere, from inputs of this digest.
+    `scratch` is a folder on local disk with room for one file of the dataset; where it is sorted
+    or partitioned, for the dataset twice. `expected` is what was planned, round by round; `made`
+    gives the files by name that were merged elsewhere, from inputs of a digest.
 
     Returns:
         The current manifest: a new one, or the last where nothing has changed.
@@ -73,7 +60,7 @@ def aggregate(
         AggregationError: if a task, part or item is missing, damaged or does not fit;
             nothing is published then, and what was published before stays.
     """
-    before: FilesByName = {}
+    store, before = JobStore(objects, paths), dict[str, DataFile]()
     for _ in range(_TRIES):
         # Read before the markers: the publication with the later results wins.
         base = read_published(objects, paths)
@@ -82,9 +69,10 @@ def aggregate(
                 f"aggregate: {paths.manifest} was written by a later release; upgrade "
                 "airflow-slurm-provider"
             )
+        known = {**before, **base.manifest.file_names()}
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            run = _Run(objects, paths, expected, options, Path(folder), progress, base)
-            manifest = run.merge(before, made)
+            run = _Run(store, expected, options, Path(folder), progress, base.manifest)
+            manifest = run.merge(known, made)
         if manifest is base.manifest:
             progress("the published dataset is up to date")
             return manifest
@@ -102,54 +90,57 @@ def aggregate(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One try at a version; arguments as those of `aggregate`."""
+    """One try at a version; `base` is the manifest that it replaces."""
 
-    objects: ObjectStore
-    paths: JobPaths
+    store: JobStore
     expected: Sequence[RoundSummary]
     options: AggregateOptions
     scratch: Path
     progress: Callable[[str], None]
-    base: Published  #: the manifest that it replaces
+    base: Manifest
 
-    def merge(self, before: FilesByName, made: Callable[[str], FilesByName]) -> Manifest:
+    def merge(self, known: FilesByName, made: Callable[[str], FilesByName]) -> Manifest:
         """The manifest to publish; the current one where nothing has changed.
 
-        Args:
-            before: files by name of the try before.
-            made: see `aggregate`.
+        `known` are files of earlier versions and of the try before; see `aggregate` for `made`.
         """
-        declared = None if self.options.schema is None else parse_schema(self.options.schema)
-        store = JobStore(self.objects, self.paths)
-        reader = PartReader(store, self.options.memory)
-        with Plan(store, self.expected, self.scratch) as plan:
+        objects, paths = self.store.objects, self.store.paths
+        reader = PartReader(self.store, self.options.memory)
+        with Plan(self.store, self.expected, self.scratch) as plan:
             inputs = inputs_sha256(plan, self.options)
-            current = self.base.if_made_of(inputs, self.objects)
-            if current is not None:
-                return current
-            self.progress(f"{plan.tasks:,} tasks are complete, {plan.totals.rows:,} rows")
+            if self.base.is_of(inputs, objects):
+                return self.base
+            self.progress(f"{plan.tasks:,} tasks are complete, {plan.rows:,} rows")
             name = version_name(self.base.number + 1, inputs, uuid.uuid4().hex[:12])
-            failures = FailureMerger(store, reader, plan, self.options)
-            errors = failures.merge(self._folder(self.paths.errors_of(name)))
+            failures = FailureMerger(reader, plan, self.options)
+            path = self.scratch / "file.parquet"
+            folder = DatasetFolder(objects, paths.errors_of(name), path, self.progress)
+            errors = failures.merge(folder)
             items = _prove(plan, failures, self.expected)
-            columns = infer(reader, plan) if declared is None else declared
             folder = replace(
-                self._folder(self.paths.dataset_of(name)),
-                known={**before, **self.base.file_names(), **made(inputs)},
-                leftover=_leftovers(self.objects, self.paths, inputs).get,
+                folder,
+                folder=paths.dataset_of(name),
+                known={**known, **made(inputs)},
+                leftover=_leftovers(self.store, inputs).get,
             )
+            columns = schema_of(reader, plan, self.options)
             merger = PartMerger(reader, columns, self.options)
-            files = merger.merge(plan, folder, self.scratch, self.progress)
+            groups = map(merger.group, groups_of(plan, ROWS, self.options))
+
+            def report(done: str, rows: int) -> None:
+                self.progress(f"{done} {rows:,} of {plan.rows:,} rows")
+
+            files = merger.write(groups, folder, self.scratch, report)
             if not plan.unchanged():
                 raise AggregationError(
                     "aggregate: tasks were finished while this merged; aggregate again when the "
                     "job is complete"
                 )
         return Manifest(
-            job=self.paths.job,
+            job=paths.job,
             rows=sum(file.rows for file in files),
             items=items,
-            ok=plan.totals.ok,
+            ok=plan.ok,
             failed=dict(sorted(failures.failed.items())),
             folder=folder.folder,
             files=tuple(files),
@@ -159,20 +150,17 @@ class _Run:
             created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         )
 
-    def _folder(self, key: str) -> DatasetFolder:
-        return DatasetFolder(self.objects, key, self.scratch / "file.parquet", self.progress)
-
 
 def inputs_sha256(plan: Plan, options: AggregateOptions) -> str:
     """The digest of everything that goes into a dataset."""
     return json_sha256([VERSION, WRITER, plan.digest, asdict(options)])
 
 
-def _leftovers(objects: ObjectStore, paths: JobPaths, inputs: str) -> dict[str, str]:
+def _leftovers(store: JobStore, inputs: str) -> dict[str, str]:
     """The keys, by file name, of files of other aggregations of the same inputs."""
     found: dict[str, str] = {}
-    for key in objects.list(paths.dataset):
-        version, _, name = key.removeprefix(paths.dataset).partition("/")
+    for key in store.objects.list(store.paths.dataset):
+        version, _, name = key.removeprefix(store.paths.dataset).partition("/")
         # Older manifests name a version by its inputs alone.
         if name and (parse_version(version) or (0, version))[1] == inputs[:16]:
             found[name] = key
@@ -187,10 +175,10 @@ def _prove(plan: Plan, failures: FailureMerger, expected: Sequence[RoundSummary]
     """
     items = sum(summary.items for summary in expected if summary.number == 0)
     failed = sum(failures.failed.values())
-    if items != plan.totals.ok + failed or failures.superseded != plan.totals.retried:
+    if items != plan.ok + failed or failures.superseded != plan.retries:
         raise AggregationError(
             f"aggregate: the markers are not of one job: the input has {items:,} items, "
-            f"{plan.totals.ok:,} succeeded and {failed:,} failed, and {plan.totals.retried:,} "
+            f"{plan.ok:,} succeeded and {failed:,} failed, and {plan.retries:,} "
             f"retried items replace {failures.superseded:,} earlier failures; compare done/ with "
             "the job's rounds"
         )

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, part_name
+from slurm_worker.aggregate.dataset.writer import grouped
 from slurm_worker.aggregate.errors import one_line
 from slurm_worker.aggregate.job.merge import WRITER, groups_of
 from slurm_worker.aggregate.job.parts import PartReader, part_error
@@ -19,7 +20,6 @@ from slurm_worker.aggregate.job.plan import ERRORS, Plan, PlannedPart
 from slurm_worker.aggregate.options import AggregateOptions
 from slurm_worker.errors import with_place
 from slurm_worker.printable import encodable
-from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import parse_task_id
 from slurm_worker.results.parts import KEY_FIELD, message_of
 
@@ -36,23 +36,20 @@ _FIELDS: list[pa.Field[Any]] = [
     pa.field("item", pa.string()),  # its JSON text
 ]
 ERRORS_SCHEMA = pa.schema(_FIELDS)
+_Kept = tuple[PlannedPart, list[dict[str, Any]]]
 _NO_RECORDS = (KeyError, TypeError, ValueError, OverflowError, pa.ArrowException)
 
 
 @dataclass(slots=True)
 class FailureMerger:
-    """Merges the errors parts of a plan, and counts the failures.
+    """Merges the errors parts of a plan, and counts the failures."""
 
-    `failed` counts those that no later round supersedes, by error class; `superseded` those
-    whose item occurs again in a later round.
-    """
-
-    store: JobStore
     reader: PartReader
     plan: Plan
     options: AggregateOptions
+    #: Failures that no later round supersedes, by error class
     failed: Counter[str] = field(default_factory=Counter)
-    superseded: int = 0
+    superseded: int = 0  #: failures whose item occurs again in a later round
 
     def merge(self, folder: DatasetFolder) -> list[DataFile]:
         """Write the files of the failures that no later round supersedes.
@@ -63,39 +60,34 @@ class FailureMerger:
         files = []
         for number, parts in enumerate(groups_of(self.plan, ERRORS, self.options)):
             name = part_name([WRITER, self.plan.digest, asdict(self.options), number])
-            tables = self._tables(parts)
+            # A table takes longer to set up than a part's few failures to write into it.
+            together = grouped(self._kept(parts), (lambda kept: len(kept[1]), _ROWS_AT_ONCE))
+            tables = map(self._table, together)
             file = folder.write(name, ERRORS_SCHEMA, tables, self.options.row_group_size)
             if file.rows:
                 files.append(file)
         return files
 
-    def _tables(self, parts: Sequence[PlannedPart]) -> Iterator[pa.Table]:
+    def _kept(self, parts: Sequence[PlannedPart]) -> Iterator[_Kept]:
+        """Each part, and the rows of its failures that no later round supersedes."""
         batches = ([planned] for planned in parts)
         largest = self.plan.largest(ERRORS)
-        # A table takes longer to set up than a part's few failures to write into it.
-        waiting: list[tuple[PlannedPart, list[dict[str, Any]]]] = []
-        rows = 0
         for (planned,), records in self.reader.ahead(batches, largest, lambda b: b[0].rows()):
             with self._named(planned):
                 if Counter(record["class"] for record in records) != planned.failed:
                     raise ValueError("its error classes are not those of its marker")
                 kept = [_row(planned, record) for record in records if self._keep(planned, record)]
-            waiting.append((planned, kept))
-            rows += len(kept)
-            if rows >= _ROWS_AT_ONCE:
-                yield self._table(waiting)
-                waiting, rows = [], 0
-        yield self._table(waiting)
+            yield planned, kept
 
     def _keep(self, planned: PlannedPart, record: dict[str, Any]) -> bool:
         """Count a failure; tell whether no later round has its item."""
-        if self.plan.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
+        if self.plan.retried.superseded(record[KEY_FIELD], parse_task_id(planned.task)[0]):
             self.superseded += 1
             return False
         self.failed[record["class"]] += 1
         return True
 
-    def _table(self, parts: Sequence[tuple[PlannedPart, list[dict[str, Any]]]]) -> pa.Table:
+    def _table(self, parts: Sequence[_Kept]) -> pa.Table:
         try:
             together = [row for _, kept in parts for row in kept]
             return pa.Table.from_pylist(together, schema=ERRORS_SCHEMA)
@@ -112,7 +104,7 @@ class FailureMerger:
             yield
         except _NO_RECORDS as error:
             problem = f"has invalid error records ({type(error).__name__}: {one_line(error)})"
-            raise part_error(self.store, planned.task, planned.part, problem) from error
+            raise part_error(self.reader.store, planned.task, planned.part, problem) from error
 
 
 def _row(planned: PlannedPart, record: dict[str, Any]) -> dict[str, Any]:

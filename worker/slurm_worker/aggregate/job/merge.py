@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from operator import attrgetter
-from pathlib import Path
 
 import pyarrow as pa
 
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
-from slurm_worker.aggregate.columns.types import Schema
-from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder
+from slurm_worker.aggregate.columns.types import Schema, parse_schema
 from slurm_worker.aggregate.dataset.writer import DatasetWriter, FileGroup, grouped
 from slurm_worker.aggregate.job.parts import Fetched, PartReader, is_columns
 from slurm_worker.aggregate.job.plan import ROWS, Plan, PlannedPart
@@ -28,7 +26,7 @@ from slurm_worker.aggregate.options import AggregateOptions
 WRITER = f"4 pyarrow-{pa.__version__}"
 
 
-class PartMerger:
+class PartMerger(DatasetWriter):
     """Makes files of parts, here or on a node; `columns` are the schema without the key.
 
     Raises:
@@ -39,38 +37,14 @@ class PartMerger:
         options.check(columns)
         self._reader = reader
         self._converter = Converter(columns, declared=options.schema is not None)
-        self._options = options
-        self._writer = DatasetWriter(WRITER, self._converter, options)
+        super().__init__(WRITER, self._converter, options)
 
-    def merge(
-        self, plan: Plan, folder: DatasetFolder, scratch: Path, progress: Callable[[str], None]
-    ) -> list[DataFile]:
-        """Write all files of the dataset.
-
-        Raises:
-            AggregationError: naming task, part or item, if a part is not what was
-                committed, or a value does not fit the schema.
-        """
-
-        def report(done: str, rows: int) -> None:
-            progress(f"{done} {rows:,} of {plan.totals.rows:,} rows")
-
-        groups = map(self._group, groups_of(plan, ROWS, self._options))
-        return self._writer.write(groups, folder, scratch, report)
-
-    def merge_file(self, parts: Sequence[PlannedPart], folder: DatasetFolder) -> DataFile:
-        """Find or write the one file of these parts; raises as `merge`."""
-        return self._writer.write_file(self._group(parts), folder)
-
-    def file_name(self, parts: Sequence[PlannedPart]) -> str:
-        """The name of the file of these parts."""
-        return self._writer.file_name(self._group(parts))
-
-    def _group(self, parts: Sequence[PlannedPart]) -> FileGroup:
+    def group(self, parts: Sequence[PlannedPart]) -> FileGroup:
+        """The parts of one file; reading raises an AggregationError that names what is wrong."""
         return FileGroup(
             [planned.part.sha256 for planned in parts],
-            sum(planned.part.rows for planned in parts),
             lambda: self._reader.tables(parts, self._converter),
+            sum(planned.part.rows for planned in parts),
         )
 
 
@@ -83,16 +57,21 @@ def groups_of(plan: Plan, kind: str, options: AggregateOptions) -> Iterator[list
     )
 
 
-def infer(reader: PartReader, plan: Plan) -> Schema:
-    """The schema of all rows, from a full pass over them.
+def schema_of(reader: PartReader, plan: Plan, options: AggregateOptions) -> Schema:
+    """The declared schema; without one, that of all rows, from a full pass over them.
 
     Raises:
+        UserError: if a declared type is not a type.
         AggregationError: naming a value that does not fit one schema with the others.
     """
+    if options.schema is not None:
+        return parse_schema(options.schema)
     inference = Inference()
     parts = ([planned] for planned in plan.parts(ROWS))
-    read = reader.ahead(parts, plan.largest(ROWS), lambda batch: _read_into(inference, batch[0]))
-    with closing(read):
+    largest = plan.largest(ROWS)
+    with closing(
+        reader.ahead(parts, largest, lambda batch: _read_into(inference, batch[0]))
+    ) as read:
         for (planned,), add in read:
             add(planned.part.key)
     return inference.schema()

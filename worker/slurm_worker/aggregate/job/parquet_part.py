@@ -11,12 +11,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from slurm_worker.aggregate.columns.converter import Converter
@@ -91,47 +90,35 @@ def read_columns(data: bytes) -> pa.Table:
     return table
 
 
-def count_keys(table: pa.Table) -> int:
-    """Distinct items in a part."""
-    count: int = pc.count_distinct(table.column(KEY_FIELD)).as_py()
-    return count
-
-
 def read_rows(data: bytes) -> list[dict[str, Any]]:
     """The rows of a Parquet part, as the JSON that they were; raises as `read_columns`."""
     table = read_columns(data)
     declared = parse_schema(json.loads(table.schema.metadata[_METADATA]))
     rows: list[dict[str, Any]] = table.to_pylist()
     for name, column in declared.items():
-        restore = _restorer(column)
         for row in rows:
-            row[name] = restore(row[name])
+            row[name] = _restore(row[name], column)
     return rows
 
 
-def _restorer(column: ColumnType) -> Callable[[Any], Any]:
-    """What turns a Python value of pyarrow's into the JSON value that it was."""
-    inner = {name: _restorer(field) for name, field in column.fields.items()}
-
-    def restore(value: Any) -> Any:
-        if value is None:
-            return None
-        match column.type_name:
-            case TypeName.LIST:
-                return [inner["item"](item) for item in value]
-            case TypeName.MAP:
-                return {name: inner["value"](item) for name, item in value}
-            case TypeName.STRUCT:
-                return {name: inner[name](item) for name, item in value.items()}
-            case TypeName.JSON:
-                return json.loads(value)
-            case TypeName.DECIMAL:
-                return str(value)
-            case TypeName.BINARY:
-                return base64.b64encode(value).decode()
-            case TypeName.TIMESTAMP | TypeName.LOCAL_TIMESTAMP | TypeName.DATE:
-                return value.isoformat()
-            case _:
-                return value
-
-    return restore
+def _restore(value: Any, column: ColumnType) -> Any:
+    """A Python value of pyarrow's as the JSON value that it was."""
+    if value is None:
+        return None
+    match column.type_name:
+        case TypeName.LIST:
+            return [_restore(item, column.fields["item"]) for item in value]
+        case TypeName.MAP:
+            return {name: _restore(item, column.fields["value"]) for name, item in value}
+        case TypeName.STRUCT:
+            return {name: _restore(item, column.fields[name]) for name, item in value.items()}
+        case TypeName.JSON:
+            return json.loads(value)
+        case TypeName.DECIMAL:
+            return str(value)
+        case TypeName.BINARY:
+            return base64.b64encode(value).decode()
+        case TypeName.TIMESTAMP | TypeName.LOCAL_TIMESTAMP | TypeName.DATE:
+            return value.isoformat()
+        case _:
+            return value

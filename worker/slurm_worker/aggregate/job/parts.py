@@ -14,17 +14,18 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.dataset.writer import grouped
 from slurm_worker.aggregate.errors import AggregationError, one_line
-from slurm_worker.aggregate.job.parquet_part import count_keys, read_columns, read_rows
+from slurm_worker.aggregate.job.parquet_part import read_columns, read_rows
 from slurm_worker.aggregate.job.plan import PlannedPart
 from slurm_worker.errors import UserError
 from slurm_worker.prefetch import READERS, prefetch
 from slurm_worker.protocol.job_store import JobStore, Part
 from slurm_worker.protocol.keys import TaskId
-from slurm_worker.results.parts import PARQUET, lines_of, parse_lines
+from slurm_worker.results.parts import KEY_FIELD, PARQUET, lines_of, parse_lines
 
 #: What reading a part that is not what its name says may raise.
 _BROKEN = (
@@ -116,7 +117,7 @@ class PartReader:
     """
 
     def __init__(self, store: JobStore, memory: int) -> None:
-        self._store = store
+        self.store = store
         self._memory = memory
         # glibc gives the memory of large objects back at once, and clearing it again for each
         # part takes longer than unpacking the part. It keeps the memory after it has seen one
@@ -136,7 +137,7 @@ class PartReader:
         unpacked = max(1, min(16 * cpus, fit // _UNPACKED))
 
         def fetch(batch: Sequence[PlannedPart]) -> list[Fetched]:
-            return [Fetched(self._store, planned.task, planned.part) for planned in batch]
+            return [Fetched(self.store, planned.task, planned.part) for planned in batch]
 
         with (
             closing(prefetch(fetch, batches, window)) as fetched,
@@ -159,15 +160,13 @@ class PartReader:
         """Refuse parts with rows of more items than succeeded."""
         at = 0
         for planned in batch:
-            rows, ok = planned.part.rows, planned.ok
-            if rows > ok and (items := count_keys(table.slice(at, rows))) > ok:
-                raise part_error(
-                    self._store,
-                    planned.task,
-                    planned.part,
-                    f"has rows of {items:,} items, but its marker says that {ok:,} succeeded",
-                )
-            at += rows
+            part, ok = planned.part, planned.ok
+            if part.rows > ok:
+                keys = table.column(KEY_FIELD).slice(at, part.rows)
+                if (items := pc.count_distinct(keys).as_py()) > ok:
+                    problem = f"has rows of {items:,} items, but its marker says that {ok:,} "
+                    raise part_error(self.store, planned.task, part, f"{problem}succeeded")
+            at += part.rows
 
 
 def _table(batch: Sequence[Fetched], converter: Converter) -> pa.Table:

@@ -14,8 +14,9 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 
 from slurm_worker.aggregate.errors import AggregationError
@@ -26,11 +27,12 @@ from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.results.superseded import RetriedItems
 
 ROWS, ERRORS = "rows", "errors"
-_TABLES = """
-CREATE TABLE part (
-    number INTEGER PRIMARY KEY, task TEXT, ok INTEGER, failed TEXT,
-    kind TEXT, key TEXT, size INTEGER, sha256 TEXT, rows INTEGER
-);
+#: `dataclasses.astuple` copies each value, which takes as long as reading the marker.
+PART_FIELDS = attrgetter(*Part.__slots__)
+#: Nothing in it must survive a crash: a restart reads the markers again.
+_DATABASE = """
+PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;
+CREATE TABLE part (number INTEGER PRIMARY KEY, task, ok, failed, kind, key, size, sha256, rows);
 """
 
 
@@ -57,37 +59,15 @@ class PlannedPart:
 
 
 @dataclass(slots=True)
-class Totals:
-    """Sums over the markers; `retried` counts items of the rounds after the first."""
-
-    ok: int = 0
-    rows: int = 0
-    items: int = 0
-    retried: int = 0
-
-
-@dataclass(slots=True)
 class _Round:
     expected: RoundSummary
-    #: Of each task, whether it has a marker.
-    seen: bytearray
-    #: The same of the halves of bisected tasks.
-    halves: dict[int, bool] = field(default_factory=dict)
+    seen: bytearray  #: of each task, whether it has a marker
+    halves: dict[int, bool] = field(default_factory=dict)  #: the same of halves of bisected tasks
     items: int = 0
-
-    def missing(self) -> Iterator[int]:
-        """The numbers of tasks without a marker."""
-        found = chain(enumerate(self.seen), self.halves.items())
-        return (sequence for sequence, seen in found if not seen)
 
 
 class Plan:
     """Reads and checks all markers when it is created; a context manager.
-
-    Args:
-        store: the job's objects.
-        expected: the job's rounds.
-        scratch: a folder on local disk.
 
     Raises:
         AggregationError: naming the task that is missing, or whose counts do not agree.
@@ -97,36 +77,29 @@ class Plan:
     def __init__(self, store: JobStore, expected: Sequence[RoundSummary], scratch: Path) -> None:
         self._store = store
         self._db = sqlite3.connect(scratch / "plan.sqlite", isolation_level=None)
-        # Nothing here must survive a crash: a restart reads the markers again.
-        self._db.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _TABLES)
-        self._retried = RetriedItems(scratch / "retried.sqlite")
+        self._db.executescript(_DATABASE)
+        self.retried = RetriedItems(scratch / "retried.sqlite")  #: which items were retried
         self._rounds = {
             summary.number: _Round(summary, bytearray(summary.tasks))
             for summary in expected
             if summary.tasks
         }
-        self._digest = hashlib.sha256()
-        self.totals = Totals()
+        self._sha256 = hashlib.sha256()
+        self.tasks = sum(summary.tasks for summary in expected)  #: how many there are, all done
+        self.ok = self.rows = 0  #: sums over the markers
+        self.retries = 0  #: items of the rounds after the first
         self._read_markers()
         self._check_rounds()
         self._read_retried()
+        #: Of everything that goes into the dataset, in hex
+        self.digest = self._sha256.hexdigest()
 
     def __enter__(self) -> Plan:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._db.close()
-        self._retried.close()
-
-    @property
-    def digest(self) -> str:
-        """Of everything that goes into the dataset, in hex."""
-        return self._digest.hexdigest()
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks there are, all done."""
-        return sum(of_round.expected.tasks for of_round in self._rounds.values())
+        self.retried.close()
 
     def parts(self, kind: str) -> Iterator[PlannedPart]:
         """The parts of a kind that have rows, in order of their tasks."""
@@ -138,10 +111,6 @@ class Plan:
         """Bytes of the largest part of a kind."""
         query = "SELECT coalesce(max(size), 0) FROM part WHERE kind = ?"
         return int(self._db.execute(query, (kind,)).fetchone()[0])
-
-    def superseded(self, key: str, round_no: int) -> bool:
-        """Whether the item occurs again in a round after this one."""
-        return self._retried.superseded(key, round_no)
 
     def unchanged(self) -> bool:
         """Whether the job still has exactly these markers; one LIST per thousand."""
@@ -157,16 +126,14 @@ class Plan:
             self._db.execute("BEGIN")
             markers = (_parse(key, data) for key, data in found)
             for number, of_round in groupby(markers, lambda marker: parse_task_id(marker.task)[0]):
-                for marker in self._of_their_tasks(number, of_round):
+                # Each is checked against what was planned, and against its task's row.
+                checked: Iterator[Marker] = map(self._check, of_round)
+                planned = self._rounds.get(number)
+                if planned is not None and planned.expected.table is not None:
+                    checked = planned.expected.table.check_markers(checked, number)
+                for marker in checked:
                     self._add(marker)
             self._db.execute("COMMIT")
-
-    def _of_their_tasks(self, number: int, markers: Iterator[Marker]) -> Iterator[Marker]:
-        """A round's markers, checked: against what was planned, and each against its task."""
-        planned = (self._check(marker) for marker in markers)
-        of_round = self._rounds.get(number)
-        table = None if of_round is None else of_round.expected.table
-        yield from planned if table is None else table.check_markers(planned, number)
 
     def _check(self, marker: Marker) -> Marker:
         where = f"aggregate: {self._store.paths.done(marker.task)}"
@@ -201,22 +168,22 @@ class Plan:
         return marker
 
     def _add(self, marker: Marker) -> None:
-        self.totals.items += marker.items
-        self.totals.ok += marker.ok
-        self.totals.rows += marker.rows
+        self.ok += marker.ok
+        self.rows += marker.rows
         failed = json.dumps(marker.failed)
         for part in marker.parts:
-            self._digest.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
+            self._sha256.update(f"{marker.task} {part.kind} {part.sha256} {part.rows}\n".encode())
             self._db.execute(
                 "INSERT INTO part VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (marker.task, marker.ok, failed, *astuple(part)),
+                (marker.task, marker.ok, failed, *PART_FIELDS(part)),
             )
 
     def _check_rounds(self) -> None:
         missing = (
             task_id(number, sequence)
             for number, of_round in sorted(self._rounds.items())
-            for sequence in of_round.missing()
+            for sequence, seen in chain(enumerate(of_round.seen), of_round.halves.items())
+            if not seen
         )
         first = next(missing, None)
         if first is not None:
@@ -235,13 +202,9 @@ class Plan:
                 )
 
     def _read_retried(self) -> None:
-        drafts = {
-            number: of_round.expected.draft
-            for number, of_round in sorted(self._rounds.items())
-            if number
-        }
-        found = self._retried.read(self._store, drafts)
-        for number, items in found.items():
+        rounds = sorted(self._rounds.items())
+        drafts = {number: of_round.expected.draft for number, of_round in rounds if number}
+        for number, items in self.retried.read(self._store, drafts).items():
             if items != self._rounds[number].expected.items:
                 raise AggregationError(
                     f"aggregate: the segments of round {number} under "
@@ -249,7 +212,7 @@ class Plan:
                     f"{self._rounds[number].expected.items:,} were planned; restore the missing "
                     "segments"
                 )
-            self.totals.retried += items
+            self.retries += items
 
 
 def _parse(key: str, data: bytes | None) -> Marker:

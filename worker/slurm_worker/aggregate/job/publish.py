@@ -24,6 +24,7 @@ stays, and `sweep` finds nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -84,6 +85,10 @@ class Manifest:
         """Whether all files exist with their sizes; one HEAD each."""
         return all(objects.size(file.key) == file.size for file in (*self.files, *self.errors))
 
+    def is_of(self, inputs: str, objects: ObjectStore) -> bool:
+        """Whether it is of these inputs, and complete."""
+        return self.inputs == inputs and self.is_complete(objects)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
         raw = asdict(self)
@@ -99,60 +104,49 @@ class Manifest:
         return cls(**{**raw, **files, "retired": retired})
 
 
+NO_MANIFEST = Manifest("", 0, 0, 0, {}, "", (), (), {}, "", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """The manifest's object as it was read."""
 
-    manifest: Manifest | None  #: None where there is none, or none that this release reads
+    #: `NO_MANIFEST` where there is none that this release reads
+    manifest: Manifest = NO_MANIFEST
     tag: str = ""  #: of the object; empty where there is none
     modified: float = 0.0  #: when it was written, by the store's clock
     later: bool = False  #: whether a later release has written it
 
     @property
-    def number(self) -> int:
-        """The manifest's number."""
-        return 0 if self.manifest is None else self.manifest.number
-
-    @property
-    def version(self) -> str:
-        """The name of the current version; empty where there is none."""
-        return "" if self.manifest is None else self.manifest.version
-
-    @property
     def retired(self) -> tuple[Retired, ...]:
         """The versions that are retired, each with its time."""
-        found = () if self.manifest is None else self.manifest.retired
         return tuple(
-            replace(entry, at=self.modified) if entry.at is None else entry for entry in found
+            replace(entry, at=self.modified) if entry.at is None else entry
+            for entry in self.manifest.retired
         )
 
-    def file_names(self) -> dict[str, DataFile]:
-        """See `Manifest.file_names`."""
-        return {} if self.manifest is None else self.manifest.file_names()
+    @property
+    def versions(self) -> set[str]:
+        """The names of the current version and of the retired ones."""
+        return {self.manifest.version, *(entry.version for entry in self.manifest.retired)}
 
     def is_same(self, other: Published) -> bool:
         """Whether an aggregation that began from one manifest may replace the other."""
-        return (self.number, self.version) == (other.number, other.version)
-
-    def if_made_of(self, inputs: str, objects: ObjectStore) -> Manifest | None:
-        """The manifest, if it is of these inputs and complete; one HEAD per file."""
-        found = self.manifest
-        return found if found and found.inputs == inputs and found.is_complete(objects) else None
+        one, two = self.manifest, other.manifest
+        return (one.number, one.version) == (two.number, two.version)
 
 
 def read_published(objects: ObjectStore, paths: JobPaths) -> Published:
     """What is published, to begin an aggregation from; one GET."""
     stored = objects.read(paths.manifest)
     if stored is None:
-        return Published(None)
-    manifest, later = None, False
-    try:
+        return Published()
+    manifest, later = NO_MANIFEST, False
+    # Whatever else it is, the next one replaces it.
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         raw = json.loads(stored.body)
         later = raw["v"] > VERSION
-        manifest = Manifest.from_dict(raw) if raw["v"] == VERSION else None
-    except (ValueError, KeyError, TypeError):
-        # Whatever it is, the next one replaces it.
-        pass
+        manifest = Manifest.from_dict(raw) if raw["v"] == VERSION else NO_MANIFEST
     return Published(manifest, stored.tag, stored.modified, later)
 
 
@@ -161,13 +155,8 @@ def publish(
 ) -> Manifest | None:
     """Put the manifest in place of the one from which its aggregation began.
 
-    One HEAD per file and one PUT; a GET and a PUT more where `sweep` wrote meanwhile.
-
-    Args:
-        objects: the bucket.
-        paths: the job's keys.
-        manifest: names the files, all in folders of the number after that of `base`.
-        base: what was read before anything else.
+    One HEAD per file and one PUT; a GET and a PUT more where `sweep` wrote meanwhile. The files
+    are all in folders of the number after that of `base`, which was read before anything else.
 
     Returns:
         The manifest as it was published; None if the aggregation has to begin again.
@@ -183,14 +172,14 @@ def publish(
             "deletes below the job's dataset/ (an older release, a lifecycle rule), and aggregate "
             "again"
         )
-    current = base
+    current, replaced = base, base.manifest.version
     while True:
-        retired = (*current.retired, *([Retired(base.version)] if base.version else []))
-        complete = replace(manifest, number=base.number + 1, retired=retired)
+        retired = (*current.retired, *([Retired(replaced)] if replaced else []))
+        complete = replace(manifest, number=base.manifest.number + 1, retired=retired)
         if _put(objects, paths, complete, current):
             return complete
         current = read_published(objects, paths)
-        if manifest.version in (current.version, *(entry.version for entry in current.retired)):
+        if manifest.version in current.versions:
             # It was published, and the reply was lost.
             return complete
         if not current.is_same(base):
@@ -204,12 +193,8 @@ def sweep(
 
     Requests: those of `probe_replacing`, a list per thousand objects, a GET and up to one PUT.
 
-    Args:
-        objects: the bucket.
-        paths: the job's keys.
-        older_than_s: seconds for which a retired version, and an aggregation that has not
-            published yet, is kept.
-        dry_run: return what it would be, and write no manifest.
+    A retired version, and an aggregation that has not published yet, are kept for `older_than_s`.
+    A `dry_run` writes no manifest.
 
     Returns:
         The files; none in a store that ignores the conditions of a PUT.
@@ -226,13 +211,14 @@ def sweep(
     ]
     while True:
         current = read_published(objects, paths)
-        if current.manifest is None:
+        if current.manifest is NO_MANIFEST:
             # Nothing is published, or by another release: nobody knows which files are in use.
             return []
-        kept, expired = _split(current, now - older_than_s)
+        expired = _expired(current, now - older_than_s)
+        kept = current.versions - expired
         garbage, fence = _judge(files, paths, current.manifest, kept, now - older_than_s)
-        number = max(current.number, fence)
-        if dry_run or (number == current.number and not expired):
+        number = max(current.manifest.number, fence)
+        if dry_run or (number == current.manifest.number and not expired):
             return garbage
         retired = tuple(entry for entry in current.retired if entry.version in kept)
         swept = replace(current.manifest, number=number, retired=retired)
@@ -247,16 +233,11 @@ def _put(objects: ObjectStore, paths: JobPaths, manifest: Manifest, current: Pub
     return objects.put_if(paths.manifest, body, current.tag)
 
 
-def _split(current: Published, old: float) -> tuple[set[str], set[str]]:
-    """The versions whose files are promised to readers, and those that no longer are."""
+def _expired(current: Published, old: float) -> set[str]:
+    """The retired versions whose files are no longer promised to readers."""
     # The last one is promised until the publication after the next, whatever its age.
-    expired = {
-        entry.version
-        for entry in current.retired[:-1]
-        if entry.at is not None and entry.at + _TICK_S < old
-    }
-    listed = {current.version, *(entry.version for entry in current.retired)}
-    return listed - expired, expired
+    retired = current.retired[:-1]
+    return {entry.version for entry in retired if entry.at is not None and entry.at + _TICK_S < old}
 
 
 def _judge(

@@ -21,6 +21,7 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import TaskState
 from slurm_worker.protocol.ports import Row, Statement, Value
+from slurm_worker.protocol.statements import statement
 from slurm_worker.protocol.task_history import Crash, HistoryEntry
 
 _HELD = "#state = :leased AND #owner = :owner AND #attempt = :attempt"
@@ -35,16 +36,15 @@ _RELEASE = (
     f"SET #state = :ready, #checkpoint = :checkpoint, #requests = :requests, {_ADD_HISTORY} "
     f"{_END_LEASE}, #not_before"
 )
-_READY, _LEASED = TaskState.READY.value, TaskState.LEASED.value
 
 
 def claim(owner: str, request: str, now: int, until: int) -> Statement:
     """Lease a ready task until a time; `request` is an id that no other request has."""
-    return Statement(
+    return statement(
         "claim",
         f"{_LEASE} REMOVE #not_before",
         "#state = :ready AND (attribute_not_exists(#not_before) OR #not_before <= :now)",
-        {"ready": _READY, **_leased(owner, request, now, until)},
+        {"owner": owner, "request": request, "now": now, "until": until},
     )
 
 
@@ -64,30 +64,23 @@ def steal(
     changed the version that was `seen` a heartbeat interval ago. The `history` has the new entry,
     none where the row's is full.
     """
-    return Statement(
+    lease: Row = {"owner": owner, "request": request, "now": now, "until": until}
+    return statement(
         "steal",
         f"{_LEASE}, #lost = if_not_exists(#lost, :zero) + :one, {_ADD_HISTORY}",
         _EXPIRED,
-        {"dead": dead, "seen": seen, **_leased(owner, request, now, until), **_added(history)},
+        {"dead": dead, "seen": seen, **lease, **_event(*history)},
     )
 
 
 def quarantine(*, dead: int, seen: str, message: str, history: HistoryEntry) -> Statement:
     """Give up a task that has lost its lease too often; see `steal`."""
-    return Statement(
+    return statement(
         "quarantine",
-        "SET #state = :quarantined, #error_class = :class, #error = :message, "
+        "SET #state = :quarantined, #error_class = :crashed, #error = :message, "
         f"{_ADD_HISTORY} {_END_LEASE}",
         _EXPIRED,
-        {
-            "quarantined": TaskState.QUARANTINED.value,
-            "leased": _LEASED,
-            "dead": dead,
-            "seen": seen,
-            "class": ErrorClass.WORKER_CRASH.value,
-            "message": message,
-            **_added([history]),
-        },
+        {"dead": dead, "seen": seen, "message": message, **_event(history)},
     )
 
 
@@ -95,19 +88,13 @@ def heartbeat(
     owner: str, attempt: int, version: str, until: int, *, ok: int, failed: int, checkpoint: str
 ) -> Statement:
     """Renew a lease; record progress (in items) and the checkpoint in the same write."""
-    return Statement(
+    progress: Row = {"ok": ok, "bad": failed, "checkpoint": checkpoint}
+    return statement(
         "heartbeat",
         "SET #lease_until = :until, #version = :version, #items_ok = :ok, "
-        "#items_failed = :failed, #checkpoint = :checkpoint",
+        "#items_failed = :bad, #checkpoint = :checkpoint",
         _HELD,
-        {
-            "until": until,
-            "version": version,
-            "ok": ok,
-            "failed": failed,
-            "checkpoint": checkpoint,
-            **_held(owner, attempt),
-        },
+        {"owner": owner, "attempt": attempt, "version": version, "until": until, **progress},
     )
 
 
@@ -116,17 +103,16 @@ def complete(marker: Marker, now: int) -> Statement:
 
     No fence: the `.done` marker has already decided, and any worker may bring the row to it.
     """
-    return Statement(
+    return statement(
         "complete",
-        "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :failed, "
+        "SET #state = :done, #winner = :winner, #items_ok = :ok, #items_failed = :bad, "
         "#failed_by = :by, #rows = :rows, #finished = :now, #worker = :worker, #node = :node, "
         f"#took = :took, #requests = :requests {_END_LEASE}, #not_before, #error_class, #error",
         "attribute_exists(#pk) AND (#state <> :done OR #winner = :winner)",
         {
-            "done": TaskState.DONE.value,
             "winner": marker.attempt,
             "ok": marker.ok,
-            "failed": sum(marker.failed.values()),
+            "bad": sum(marker.failed.values()),
             "by": dict[str, Value](marker.failed),
             "rows": marker.rows,
             "now": now,
@@ -140,7 +126,7 @@ def complete(marker: Marker, now: int) -> Statement:
 
 def decide(winner: int) -> Statement:
     """Choose the attempt whose marker counts, for stores without conditional PUT."""
-    return Statement(
+    return statement(
         "decide",
         "SET #winner = :winner",
         "attribute_exists(#pk) AND (attribute_not_exists(#winner) OR #winner = :winner)",
@@ -159,21 +145,20 @@ def fail(
     history: Sequence[HistoryEntry],
 ) -> Statement:
     """End an attempt that failed and count a try; the task is ready at `not_before`, or failed."""
-    return Statement(
+    error: Row = {"class": error_class.value, "message": message}
+    return statement(
         "fail",
         "SET #state = :next, #not_before = :not_before, #error_class = :class, "
         f"#error = :message, #tries = if_not_exists(#tries, :zero) + :one, {_ADD_HISTORY} "
         f"{_END_LEASE}",
         _HELD,
         {
+            "owner": owner,
+            "attempt": attempt,
             "next": next_state.value,
             "not_before": not_before,
-            "class": error_class.value,
-            "message": message,
-            "zero": 0,
-            "one": 1,
-            **_held(owner, attempt),
-            **_added(history),
+            **error,
+            **_event(*history),
         },
     )
 
@@ -190,12 +175,9 @@ def release(
 
     The requests that were made of AWS for the task are kept for its marker.
     """
-    return Statement(
-        "release",
-        _RELEASE,
-        _HELD,
-        {**_released(checkpoint, requests, history), **_held(owner, attempt)},
-    )
+    saved = _saved(checkpoint, requests)
+    values: Row = {"owner": owner, "attempt": attempt, **saved, **_event(*history)}
+    return statement("release", _RELEASE, _HELD, values)
 
 
 def undo_claim(
@@ -206,30 +188,26 @@ def undo_claim(
     The condition is on its request: the same worker may have leased the task at the same
     attempt since, by another request.
     """
-    return Statement(
-        "undo claim",
-        _RELEASE,
-        "#state = :leased AND #request = :request",
-        {"leased": _LEASED, "request": request, **_released(checkpoint, requests, history)},
-    )
+    values: Row = {"request": request, **_saved(checkpoint, requests), **_event(*history)}
+    condition = "#state = :leased AND #request = :request"
+    return statement("undo claim", _RELEASE, condition, values)
 
 
 def record_crash(owner: str, attempt: int, crash: Crash, history: HistoryEntry) -> Statement:
     """End the lease of a process that died; its supervisor reports on which item."""
-    return Statement(
+    return statement(
         "crashed",
         "SET #state = :ready, #crashes = list_append(if_not_exists(#crashes, :none), :crash), "
         f"{_ADD_HISTORY} {_END_LEASE}",
         _HELD,
-        {"ready": _READY, "crash": [crash.to_text()], **_held(owner, attempt), **_added([history])},
+        {"owner": owner, "attempt": attempt, "crash": [crash.to_text()], **_event(history)},
     )
 
 
 def abandon(owner: str, attempt: int) -> Statement:
     """End the lease of a dead holder, so that it is stolen without a wait."""
-    return Statement(
-        "abandon", "SET #lease_until = :zero", _HELD, {"zero": 0, **_held(owner, attempt)}
-    )
+    values: Row = {"owner": owner, "attempt": attempt}
+    return statement("abandon", "SET #lease_until = :zero", _HELD, values)
 
 
 def excuse_loss(attempt: int) -> Statement:
@@ -238,12 +216,12 @@ def excuse_loss(attempt: int) -> Statement:
     Each attempt is excused once, so a request that is repeated after a lost reply changes
     nothing.
     """
-    return Statement(
+    return statement(
         "excuse loss",
         "SET #lost = #lost - :one, #excused = :attempt",
         "#lost > :zero AND #attempt > :attempt AND (#state = :leased OR #state = :ready) "
         "AND (attribute_not_exists(#excused) OR #excused < :attempt)",
-        {"leased": _LEASED, "ready": _READY, "attempt": attempt, "zero": 0, "one": 1},
+        {"attempt": attempt},
     )
 
 
@@ -253,61 +231,30 @@ def reopen(was: TaskState, attempt: int, round_no: int, history: HistoryEntry) -
     Once in a round: a call that is repeated finds the task where the first call's workers
     left it.
     """
-    return Statement(
+    return statement(
         "reopen",
         f"SET #state = :ready, #tries = :zero, #lost = :zero, {_ADD_HISTORY}, "
         "#reopened = if_not_exists(#reopened, :zero) + :one, #reopened_in = :round "
         "REMOVE #not_before, #error_class, #error, #owner, #lease_until, #crashes",
         "#state = :was AND #attempt = :attempt "
         "AND (attribute_not_exists(#reopened_in) OR #reopened_in < :round)",
-        {
-            "ready": _READY,
-            "was": was.value,
-            "attempt": attempt,
-            "round": round_no,
-            "zero": 0,
-            "one": 1,
-            **_added([history]),
-        },
+        {"was": was.value, "attempt": attempt, "round": round_no, **_event(history)},
     )
 
 
 def record_cause(attempt: int, error_class: ErrorClass, message: str) -> Statement:
     """Give a task whose workers died the error class that Slurm knows."""
-    return Statement(
+    return statement(
         "record cause",
         "SET #error_class = :class, #error = :message",
-        "#state = :quarantined AND #attempt = :attempt AND #error_class = :unknown",
-        {
-            "quarantined": TaskState.QUARANTINED.value,
-            "attempt": attempt,
-            "unknown": ErrorClass.WORKER_CRASH.value,
-            "class": error_class.value,
-            "message": message,
-        },
+        "#state = :quarantined AND #attempt = :attempt AND #error_class = :crashed",
+        {"attempt": attempt, "class": error_class.value, "message": message},
     )
 
 
-def _leased(owner: str, request: str, now: int, until: int) -> Row:
-    return {
-        "leased": _LEASED,
-        "owner": owner,
-        "request": request,
-        "now": now,
-        "until": until,
-        "zero": 0,
-        "one": 1,
-    }
+def _saved(checkpoint: str, requests: Mapping[str, int]) -> Row:
+    return {"checkpoint": checkpoint, "requests": dict[str, Value](requests)}
 
 
-def _held(owner: str, attempt: int) -> Row:
-    return {"leased": _LEASED, "owner": owner, "attempt": attempt}
-
-
-def _released(checkpoint: str, requests: Mapping[str, int], history: Sequence[HistoryEntry]) -> Row:
-    kept = dict[str, Value](requests)
-    return {"ready": _READY, "checkpoint": checkpoint, "requests": kept, **_added(history)}
-
-
-def _added(history: Sequence[HistoryEntry]) -> Row:
-    return {"none": [], "event": [entry.to_row() for entry in history]}
+def _event(*history: HistoryEntry) -> Row:
+    return {"event": [entry.to_row() for entry in history]}

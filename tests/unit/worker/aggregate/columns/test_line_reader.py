@@ -59,7 +59,7 @@ def to_line(row: dict[str, Any], *, ascii_only: bool) -> bytes:
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(SCHEMA)), st.lists(VALUES, min_size=1, max_size=4), st.booleans())
-def test_arrow_reads_the_same_as_the_strict_way(
+def test_arrow_reads_the_same_values_as_the_strict_converter(
     name: str, values: list[Any], ascii_only: bool
 ) -> None:
     chosen = converter({name: SCHEMA[name]})
@@ -95,7 +95,7 @@ def test_arrow_reads_the_same_as_the_strict_way(
         ("struct<a: int64>", '{"a": 1, "b": 2}'),
     ],
 )
-def test_values_that_arrow_could_change_are_left_to_the_slow_way(
+def test_values_that_arrow_could_change_are_left_to_the_strict_converter(
     column_type: str, value: str
 ) -> None:
     assert converter({"x": column_type}).read(f'{{"_key": "a", "x": {value}}}\n'.encode()) is None
@@ -113,7 +113,7 @@ def test_values_that_arrow_could_change_are_left_to_the_slow_way(
         b"{}}\n",
     ],
 )
-def test_lines_that_do_not_fit_the_schema_are_left_to_the_strict_way(lines: bytes) -> None:
+def test_lines_that_do_not_fit_the_schema_are_left_to_the_strict_converter(lines: bytes) -> None:
     assert converter({"x": "int64"}).read(lines) is None
 
 
@@ -152,7 +152,9 @@ def test_gzip_in_several_members_is_read_to_its_end() -> None:
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"])
 @pytest.mark.parametrize("value", [b'"s": "%s"', b'"l": ["a", "%s"]', b'"o": {"t": "%s"}'])
-def test_text_that_is_not_utf8_is_not_read_the_fast_way(garbage: bytes, value: bytes) -> None:
+def test_text_that_is_not_utf8_is_left_to_the_strict_converter(
+    garbage: bytes, value: bytes
+) -> None:
     schema = converter({"s": "string", "l": "list<string>", "o": "struct<t: string>"})
     line = b'{"_key": "a", %s}\n'
     assert schema.read(line % (value % "São".encode())) is not None

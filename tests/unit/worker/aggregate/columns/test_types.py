@@ -16,7 +16,7 @@ from slurm_worker.aggregate.columns.converter import Converter
 from slurm_worker.aggregate.columns.inference import Inference
 from slurm_worker.aggregate.columns.types import TypeName, parse_schema, parse_type
 from slurm_worker.errors import UserError
-from tests.unit.worker.aggregate.finished_job import Job, keyed, ok
+from tests.unit.worker.aggregate.finished_job import Job, keyed, lines, ok
 
 
 def infer(*values: Any) -> str:
@@ -89,6 +89,16 @@ def test_the_item_that_does_not_fit_is_found_inside_its_part() -> None:
     rows = [keyed("b", x=1), keyed("c", x=None), keyed("d", x=2**60), keyed("e", x=2)]
     with pytest.raises(AggregationError, match="item 'd' has"):
         inference.add_rows(rows, "part-1")
+
+
+def test_an_int_that_does_not_fit_among_floats_of_a_part_read_ahead_is_named() -> None:
+    inference = Inference()
+    inference.add_rows([keyed("a", x=1)], "part-0")
+    rows = [keyed("c", x=1), keyed("d", x=2**60)]
+    add = inference.read_lines(lines(*rows).encode(), 2, lambda _: rows)
+    inference.add_rows([keyed("b", x=0.5)], "part-1")
+    with pytest.raises(AggregationError, match=r"item 'd' has .*part-2"):
+        add("part-2")
 
 
 def test_a_column_of_empty_objects_is_refused() -> None:
@@ -250,7 +260,7 @@ ROWS = st.lists(
 
 @given(st.lists(ROWS, min_size=1, max_size=12), st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_rows_come_back_as_they_were(
+def test_any_rows_come_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, items: list[list[dict[str, Any]]], declare: bool
 ) -> None:
     job = Job(tmp_path_factory.mktemp("job"))

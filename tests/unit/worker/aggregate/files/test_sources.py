@@ -12,8 +12,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from slurm_worker.aggregate.columns.types import parse_schema
-from slurm_worker.aggregate.dataset.folder import file_name
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.files.merge import merge_files
 from slurm_worker.aggregate.files.sources import Source, Sources
@@ -59,7 +57,7 @@ def objects() -> MemoryObjects:
 
 
 @pytest.mark.parametrize("key", ["p/res", "p/res/"])
-def test_a_folder_of_a_bucket_is_not_every_key_with_that_prefix(
+def test_a_folder_of_a_bucket_does_not_match_keys_that_only_share_its_prefix(
     tmp_path: Path, objects: MemoryObjects, key: str
 ) -> None:
     sources = stored(tmp_path, objects, key)
@@ -71,6 +69,19 @@ def test_a_folder_of_a_bucket_is_not_every_key_with_that_prefix(
 def test_a_named_object_is_only_that_object(tmp_path: Path, objects: MemoryObjects) -> None:
     objects.put("p/res.jsonl.gz", b"")
     assert names(stored(tmp_path, objects, "p/res.jsonl")) == ["s3://lab/p/res.jsonl"]
+
+
+def test_only_beside_a_database_are_other_files_asked_for(tmp_path: Path) -> None:
+    class Counted(MemoryObjects):
+        def size(self, key: str) -> int | None:
+            asked.append(key)
+            return super().size(key)
+
+    asked: list[str] = []
+    objects = Counted()
+    objects.put("a.jsonl", LINE)
+    stored(tmp_path, objects, "a.jsonl")
+    assert asked == ["a.jsonl"]
 
 
 def test_objects_are_read_once(tmp_path: Path, objects: MemoryObjects) -> None:
@@ -95,7 +106,7 @@ def test_a_folder_that_does_not_exist_is_named(
 
 
 @pytest.mark.parametrize("key", ["runs", "runs/a.db"])
-def test_a_database_in_a_bucket_comes_with_its_log(tmp_path: Path, key: str) -> None:
+def test_a_database_in_a_bucket_is_read_with_its_write_ahead_log(tmp_path: Path, key: str) -> None:
     objects = MemoryObjects()
     with closing(sqlite3.connect(tmp_path / "a.db")) as db:
         db.execute("PRAGMA journal_mode = wal")
@@ -109,7 +120,7 @@ def test_a_database_in_a_bucket_comes_with_its_log(tmp_path: Path, key: str) -> 
     assert merged(tmp_path, sources) == [{"a": 1}]
 
 
-def test_a_database_in_a_bucket_comes_with_its_journal(tmp_path: Path) -> None:
+def test_a_database_in_a_bucket_is_read_with_its_journal(tmp_path: Path) -> None:
     objects = MemoryObjects()
     with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as db:
         db.execute("PRAGMA cache_size = 1")
@@ -193,34 +204,3 @@ def test_leftovers_of_an_interrupted_run_are_removed(tmp_path: Path) -> None:
     left = {path.name for path in out.rglob("*.parquet")}
     assert "x.parquet" in left
     assert "part-0123456789abcdef.parquet" not in left
-
-
-COLUMNS = parse_schema({"a": "json", "b": "int64"})
-
-
-@pytest.mark.parametrize(
-    ("columns", "options", "inputs", "writer"),
-    [
-        (parse_schema({"a": "string", "b": "int64"}), {}, ["x"], "w"),
-        (parse_schema({"a": "map<string, int64>", "b": "int64"}), {}, ["x"], "w"),
-        (parse_schema({"b": "int64", "a": "json"}), {}, ["x"], "w"),
-        (COLUMNS, {"rename": {"a": "c"}}, ["x"], "w"),
-        (COLUMNS, {"rename": {"a": "b", "b": "a"}}, ["x"], "w"),
-        (COLUMNS, {"row_group_size": 10}, ["x"], "w"),
-        (COLUMNS, {}, ["y"], "w"),
-        (COLUMNS, {}, ["x", "x"], "w"),
-        (COLUMNS, {}, ["x"], "v"),
-    ],
-)
-def test_every_change_of_a_file_changes_its_name(
-    columns: Any, options: dict[str, Any], inputs: list[str], writer: str
-) -> None:
-    standard = file_name("w", COLUMNS, AggregateOptions(), ["x"])
-    assert file_name(writer, columns, AggregateOptions(**options), inputs) != standard
-
-
-def test_swapped_columns_are_another_file() -> None:
-    """By the dataset's names and types alone both are the same."""
-    one = file_name("w", parse_schema({"a": "int64", "b": "int64"}), AggregateOptions(), ["x"])
-    swapped = AggregateOptions(rename={"a": "b", "b": "a"})
-    assert file_name("w", parse_schema({"b": "int64", "a": "int64"}), swapped, ["x"]) != one

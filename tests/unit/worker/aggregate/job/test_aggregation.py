@@ -199,9 +199,7 @@ def test_a_lost_reply_to_a_publication_is_not_a_failure(job: Job) -> None:
     assert [entry.version for entry in second.retired] == [first.version]
 
 
-def test_a_publication_that_is_replaced_before_its_lost_reply_is_not_a_failure(
-    job: Job,
-) -> None:
+def test_a_publication_that_is_replaced_before_its_lost_reply_is_not_a_failure(job: Job) -> None:
     job.objects = objects = LosingReplies()
     job.add_round({"a": ok(n=1)})
     objects.then = lambda: job.aggregate(rename={"n": "m"})
@@ -211,7 +209,7 @@ def test_a_publication_that_is_replaced_before_its_lost_reply_is_not_a_failure(
     assert [entry["version"] for entry in standing["retired"]] == [first.version]
 
 
-def test_results_of_an_earlier_time_never_replace_later_ones(job: Job) -> None:
+def test_a_slow_aggregation_never_replaces_later_results(job: Job) -> None:
     class Later(MemoryObjects):
         """While the first merges, a retry ends and is published."""
 
@@ -342,11 +340,7 @@ def test_a_part_that_is_not_as_committed_is_named_with_its_task(
         ('{"_key": 1}\n', 1, "is not an object with '_key'"),
         ('{"_key": "a", "n": NaN}\n', 1, "holds NaN"),
         ('{"_key": "a"}\n{"_key": "a"}\n', 1, "has 2 rows, but its marker says 1"),
-        (
-            '{"_key": "a"}\n{"_key": "z"}\n',
-            2,
-            "rows of 2 items, but its marker says that 1 ",
-        ),
+        ('{"_key": "a"}\n{"_key": "z"}\n', 2, "rows of 2 items, but its marker says that 1 "),
         ("", 1, "has 0 rows"),
     ],
 )
@@ -420,7 +414,7 @@ def by_city(job: Job) -> None:
     job.add_round(*({key: ok(city=city, n=n)} for key, city, n in rows))
 
 
-def test_columns_get_other_names(job: Job) -> None:
+def test_columns_are_renamed(job: Job) -> None:
     by_city(job)
     manifest = job.aggregate(rename={"n": "number"}, schema={"n": "int64", "city": "string"})
     assert manifest.schema == {"_key": "string", "number": "int64", "city": "string"}
@@ -476,14 +470,8 @@ def test_ties_keep_the_order_of_the_input_and_every_type_survives_the_sort(job: 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (
-            {"sort_by": ("citty",)},
-            "sort_by: there is no column 'citty'; did you mean 'city'?",
-        ),
-        (
-            {"partition_by": ("x",)},
-            "partition_by: there is no column 'x'; the columns are",
-        ),
+        ({"sort_by": ("citty",)}, "sort_by: there is no column 'citty'; did you mean 'city'?"),
+        ({"partition_by": ("x",)}, "partition_by: there is no column 'x'; the columns are"),
         ({"partition_by": ("l",)}, "column 'l' has type list<int64>; use a column of strings"),
         ({"partition_by": ("city", "l")}, "'l' has type list<int64>"),
         ({"rename": {"x": "y"}}, "aggregate.rename: there is no column 'x'"),

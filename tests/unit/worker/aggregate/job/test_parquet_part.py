@@ -50,7 +50,7 @@ row = st.fixed_dictionaries(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(row, max_size=5))
-def test_rows_come_back_as_they_were(given_rows) -> None:  # type: ignore[no-untyped-def]
+def test_rows_of_a_parquet_part_come_back_unchanged(given_rows) -> None:  # type: ignore[no-untyped-def]
     columns = ParquetColumns(SCHEMA)
     bodies = [columns.to_lines(f"k{n}", row)[1] for n, row in enumerate(given_rows)]
     data = columns.make(iter(bodies))

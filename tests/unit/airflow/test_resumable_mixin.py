@@ -1,4 +1,4 @@
-"""Before Airflow 3.3 a batch script runs all the same, without going on with an earlier try's."""
+"""Before Airflow 3.3 a batch script runs too, but a retry submits it again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import airflow.sdk
 import pytest
 
-from airflow_slurm_provider.operators import compat
+from airflow_slurm_provider.operators import batch
 
 NAME = "ResumableJobMixin"
 
@@ -26,7 +26,7 @@ def before_33(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(airflow.sdk, "__getattr__", without)
     monkeypatch.delitem(airflow.sdk.__dict__, NAME, raising=False)
-    spec = importlib.util.spec_from_file_location("resuming_before_33", compat.__file__)
+    spec = importlib.util.spec_from_file_location("batch_before_33", batch.__file__)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -41,7 +41,9 @@ class Base:
         self.options = options
 
 
-def test_the_stand_in_submits_waits_and_returns_the_result(before_33: ModuleType) -> None:
+def test_the_replacement_submits_waits_and_returns_the_result(
+    before_33: ModuleType,
+) -> None:
     said: list[str] = []
 
     class Job(before_33.ResumableJobMixin, Base):  # type: ignore[name-defined,misc]  # made at run time
@@ -61,6 +63,6 @@ def test_the_stand_in_submits_waits_and_returns_the_result(before_33: ModuleType
     assert job.options == {"task_id": "t"}
 
 
-def test_where_airflow_has_the_mixin_it_is_airflows() -> None:
+def test_from_airflow_33_on_airflows_own_mixin_is_used() -> None:
     found = getattr(airflow.sdk, NAME, None)
-    assert found is None or compat.ResumableJobMixin is found
+    assert found is None or issubclass(batch.BatchScriptOperator, found)

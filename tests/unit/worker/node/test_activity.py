@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from slurm_worker.node.backoff import Durations, Idle, fruitless_wait_s, service_wait_s
+from slurm_worker.node.activity import Durations, Idle, fruitless_wait_s, service_wait_s
 from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
