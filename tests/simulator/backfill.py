@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
+from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
@@ -67,7 +67,7 @@ class Shape:
         return cls(
             items=rng.randint(100, 250) if many else rng.randint(6, 40),
             bundle=1 if many else rng.choice((None, 2, 3, 5, 8)),
-            workers=200 if many and rng.random() < 0.0 else rng.randint(1, 4),
+            workers=200 if many and rng.random() < 0.3 else rng.randint(1, 4),
             item_s=0.05 if many else rng.choice((0.3, 1.5)),
             retries=rng.choice((0, 1, 1, 2)),
             limited=rng.random() < 0.2,
@@ -112,9 +112,7 @@ class Backfill:
             self._outages(),
             conditional_put=rng.random() < 0.85,
         )
-        self.handler = SimHandler(
-            self.world, self.shape.items, self.shape.item_s, calm=self.calm
-        )
+        self.handler = SimHandler(self.world, self.shape.items, self.shape.item_s, calm=self.calm)
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
@@ -131,9 +129,11 @@ class Backfill:
         base = memory if os.access(memory, os.W_OK) else None
         world.scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
-            with seeded(self.seed, lambda: _EPOCH + schedule.now):
-                with handlers.registered(self.seed, self.handler):
-                    schedule.run(Host("main"), self._main)
+            with (
+                seeded(self.seed, lambda: _EPOCH + schedule.now),
+                handlers.registered(self.seed, self.handler),
+            ):
+                schedule.run(Host("main"), self._main)
         except Overrun as error:
             raise Violation(f"the job does not end: {error}; {world.states()}") from error
         except Stuck as error:
@@ -152,8 +152,8 @@ class Backfill:
 
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
-        chances = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(*chances, until=self.until)
+        request, reply, throttled, slow = (self.rng.uniform(0, worst) for _ in range(4))
+        return FaultRates(request, reply, throttled, slow, self.until)
 
     def _outages(self) -> tuple[Outage, ...]:
         found, at = [], self.rng.uniform(10, 200)
@@ -333,7 +333,7 @@ def _resume(services: Services) -> Any:
 
 
 def _resubmit(services: Services) -> Any:
-    status = api.poll(services, JOB)
+    status = read_status(services, JOB)
     if status.workers_gone:
         return api.resubmit(services, JOB, max_resubmits=100, log=_quiet)
     return None
@@ -354,7 +354,7 @@ _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "add workers": lambda _run: _add_workers,
     "cancel": lambda _run: lambda services: control.cancel(services, JOB),
     "repair": lambda _run: _repair,
-    "status": lambda _run: lambda services: api.poll(services, JOB),
+    "status": lambda _run: lambda services: read_status(services, JOB),
     "resubmit": lambda _run: _resubmit,
 }
 #: What happens, and how likely it is.

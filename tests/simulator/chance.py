@@ -22,8 +22,12 @@ from unittest import mock
 def seeded(seed: int, now: Callable[[], float]) -> Iterator[None]:
     """Draw from a generator with this seed, take the time from `now`, and run no real thread."""
     rng = random.Random(seed)
+
+    def uuid4() -> uuid.UUID:
+        return uuid.UUID(int=rng.getrandbits(128), version=4)
+
     with (
-        mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128), version=4)),
+        mock.patch.object(uuid, "uuid4", uuid4),
         mock.patch.object(time, "time", now),
         mock.patch.object(secrets, "randbelow", rng.randrange),
         mock.patch.object(ThreadPoolExecutor, "submit", _run_now),

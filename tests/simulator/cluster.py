@@ -234,10 +234,8 @@ class Controller:
     def _cancel(self, element: ArrayElement) -> None:
         if element.state is ElementState.PENDING:
             element.state, element.ended = ElementState.CANCELLED, self._schedule.now
-            shown = self._schedule.now + self._late()
-            element.starts.append(
-                Start(ElementState.CANCELLED, self._schedule.now, shown, "0:0", element.ended, shown)
-            )
+            now, shown = self._schedule.now, self._schedule.now + self._late()
+            element.starts.append(Start(ElementState.CANCELLED, now, shown, "0:0", now, shown))
         elif element.state is ElementState.COMPLETING:
             element.requeued, element.end = False, ElementState.CANCELLED
         else:
@@ -297,4 +295,3 @@ class Controller:
         else:
             element.state, element.ended = state, now
             self._dispatch_later(0.0)
-

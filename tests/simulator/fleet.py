@@ -1,4 +1,4 @@
-"""Worker processes on the cluster: the element's script, its supervisor, and the nodes' own code."""
+"""Worker processes on the cluster: an element's script, its supervisor, the nodes' own code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from slurm_worker.protocol.task_history import Crash
 from slurm_worker.protocol.task_table import TaskTable
 from tests.simulator.cluster import ArrayElement
 from tests.simulator.faults import SimRows
-from tests.simulator.schedule import Host, Killed, SimClock, SimSignal, SimThreads
+from tests.simulator.schedule import Killed, SimClock, SimSignal, SimThreads
 from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
@@ -143,6 +143,7 @@ class _Process:
             drain=Drain(self._stop),
             rng=self._rng,
             recorder=self._recorder,
+            array_size=len(element.array.elements),
             leave=self._leave,
             requeue=self._requeue,
         )

@@ -1,4 +1,4 @@
-"""The simulated user's handler: what it does with an item depends on the item and the run's seed."""
+"""The simulated user's handler: what it does with an item depends on the item and the seed."""
 
 from __future__ import annotations
 

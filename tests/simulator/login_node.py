@@ -290,13 +290,7 @@ class _Submission:
             return self._answer()
         before = self._last_attempt()
         if before and not self._is_over(before) and self._is_young(before):
-            try:
-                found = self._look_up()
-            except _Exit:
-                raise _Exit(SubmitExit.WAIT) from None
-            if found:
-                return self._keep(found, ours=False)
-            raise _Exit(SubmitExit.WAIT)
+            return self._wait_for_other()
         mine = before + 1
         if f"{place}/attempt.{mine}" in node.folders:
             raise _Exit(SubmitExit.WAIT)
@@ -312,6 +306,16 @@ class _Submission:
         if self._last_attempt() != mine:
             raise _Exit(SubmitExit.WAIT)
         return self._run_sbatch(mine)
+
+    def _wait_for_other(self) -> str:
+        """Another caller runs sbatch now, or was killed."""
+        try:
+            found = self._look_up()
+        except _Exit:
+            found = ""
+        if not found:
+            raise _Exit(SubmitExit.WAIT)
+        return self._keep(found, ours=False)
 
     def _looked_up_or_unsure(self, mine: int) -> str:
         try:

@@ -159,11 +159,7 @@ class Promises:
         keys: set[str] = set()
         for row in self._world.task_rows():
             if row.state is not TaskState.DONE:
-                try:
-                    items = self._world.truth.read_slice(row.round_no, row.where)
-                except Exception:
-                    continue
-                keys.update(key for key, _ in items)
+                keys.update(self._world.truth.read_slice(row.round_no, row.where).keys)
         return keys
 
     def _check_status(self, services: Services, rows: dict[TaskId, TaskRow]) -> None:

@@ -78,9 +78,7 @@ class World:
 
     def store(self, network: Network) -> SimObjects:
         """The object store, as a process sees it."""
-        return SimObjects(
-            self.objects, network, self.seen, conditional_put=self.conditional_put
-        )
+        return SimObjects(self.objects, network, self.seen, conditional_put=self.conditional_put)
 
     def services(self, host: Host, network: Network) -> Services:
         """A command's services."""

@@ -129,7 +129,10 @@ class Activity:
         self.tasks_done = 0  #: that this process committed
         self.durations = Durations(context.clock, context.seconds_left)
         config, sleep = context.config, context.drain.sleep
-        self.idle = Idle(config.lease, config.max_workers, context.clock, context.rng, sleep)
+        # Workers of other arrays may have left long ago. If those of this array ranked themselves
+        # among all that the job may have, the few that replace them would leave at once.
+        workers = min(config.max_workers, context.array_size or config.max_workers)
+        self.idle = Idle(config.lease, workers, context.clock, context.rng, sleep)
 
     def must_stop(self) -> bool:
         """Whether no more items may start: a stop is requested, or the lease is in doubt."""

@@ -39,6 +39,7 @@ class NodeContext:
     #: Counts this process's requests to AWS
     requests: RequestCounts = field(default_factory=RequestCounts)
     seconds_left: float | None = None  #: until Slurm ends this job; None if that is not known
+    array_size: int | None = None  #: elements of this worker's array; None if that is not known
     #: Seconds that a stopping worker waits for the items that run. Slurm kills about 30 s after its
     #: signal
     drain_s: float = 12.0

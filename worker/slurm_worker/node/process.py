@@ -16,7 +16,7 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node import logging
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.slurm_job import Drain, WorkerIdentity, seconds_left
+from slurm_worker.node.slurm_job import Drain, WorkerIdentity, array_size, seconds_left
 from slurm_worker.node.supervisor import Death
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker, read_config
@@ -96,6 +96,7 @@ def work(
             recorder=recorder,
             requests=requests,
             seconds_left=seconds_left(os.environ),
+            array_size=array_size(os.environ),
             leave=leave,
         )
         return Worker(context).run()

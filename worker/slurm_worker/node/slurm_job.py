@@ -90,6 +90,12 @@ class Drain:
                     self.stop_requested.set()
 
 
+def array_size(environment: Mapping[str, str]) -> int | None:
+    """The number of elements of this worker's array; None where Slurm does not say."""
+    stated = environment.get("SLURM_ARRAY_TASK_COUNT", "")
+    return int(stated) if stated.isdigit() else None
+
+
 def seconds_left(environment: Mapping[str, str]) -> float | None:
     """Seconds until Slurm ends this job; None outside Slurm, or where that is not known.
 
