@@ -15,7 +15,7 @@ class FailureBudget:
     def allow(self, *, counts: bool = True) -> bool:
         """Record a failure; return whether to try again.
 
-        With `counts` false it is no reason to give up, as for a request that was throttled.
+        With `counts` false it is not counted, as for a request that was throttled.
         """
         self.failures += 1
         self._counted += counts
