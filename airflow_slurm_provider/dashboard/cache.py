@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from airflow_slurm_provider.coordinator.anomalies.alert import Alert, alerts_of
+from airflow_slurm_provider.coordinator.anomalies.alert import Alert, read_alerts
 from airflow_slurm_provider.coordinator.costs.actual import JobCost, read_cost
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
@@ -151,12 +151,15 @@ class JobCache:
         return self._cached("events", job_id, EVENTS_S, query)
 
     def alerts(self, job_id: JobId) -> list[Alert]:
-        """The job's alerts, oldest first, from its last events."""
-        return alerts_of(job_id, self.events(job_id))
+        """All alerts of the job, oldest first.
+
+        Not from `events`: a long job has more events than are kept.
+        """
+        return self._cached("alerts", job_id, EVENTS_S, lambda: read_alerts(self.services, job_id))
 
     def forget(self, job_id: JobId) -> None:
         """Query again: something was just done to the job."""
-        for kind in ("snapshot", "submissions", "arrays", "events"):
+        for kind in ("snapshot", "submissions", "arrays", "events", "alerts"):
             self.shared.answers.forget(self._key(kind, job_id))
 
     def _listed(self, job_id: JobId) -> Snapshot | None:

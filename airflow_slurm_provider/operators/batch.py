@@ -27,7 +27,7 @@ from airflow_slurm_provider.slurm.remote_folder import new_token
 from airflow_slurm_provider.slurm.script import BATCH_FOLDER, batch_name, batch_script
 from airflow_slurm_provider.slurm.submission import guarded
 from airflow_slurm_provider.triggers.polling import PollBudget
-from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger
+from airflow_slurm_provider.triggers.slurm_batch import SlurmBatchTrigger, array_line, batch_event
 from slurm_worker.errors import ServiceError
 from slurm_worker.printable import printable_lines
 
@@ -130,20 +130,19 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
                 self.batch_script = self._client().script(name, BATCH_FOLDER) or None
         if not self.wait_for_completion:
             return slurm_job_id
-        trigger = SlurmBatchTrigger(
-            slurm_job_id=slurm_job_id,
-            name=name,
-            slurm_conn_id=self.slurm_conn_id,
-            poll_interval=self.poll_interval,
-            cancel_on_kill=self.cancel_on_kill,
-        )
         if self.deferrable:
             raise TaskDeferred(
-                trigger=trigger,
+                trigger=SlurmBatchTrigger(
+                    slurm_job_id=slurm_job_id,
+                    name=name,
+                    slurm_conn_id=self.slurm_conn_id,
+                    poll_interval=self.poll_interval,
+                    cancel_on_kill=self.cancel_on_kill,
+                ),
                 method_name="batch_complete",
                 kwargs={"slurm_job_id": slurm_job_id, "batch_script": self.batch_script},
             )
-        event = self._wait(trigger)
+        event = self._wait(ArrayKey(slurm_job_id, name))
         return self.batch_complete(context, event, slurm_job_id, self.batch_script)
 
     def batch_complete(
@@ -179,19 +178,24 @@ class BatchScriptOperator(ResumableJobMixin, JobWaiter):
                 self._client().end(self._batch, BATCH_FOLDER)
         super().on_kill()
 
-    def _wait(self, trigger: SlurmBatchTrigger) -> dict[str, Any]:
-        """Poll in this process for the event that ends the wait."""
+    def _wait(self, key: ArrayKey) -> dict[str, Any]:
+        """Wait in this process for the event that ends the wait."""
+        client, logged = self._client(), ""
         budget = PollBudget(self.poll_interval, self.log)
         while True:
             try:
-                event = trigger.poll()
+                array = client.array(key)
             except ServiceError as error:
                 if not budget.allow_error(error):
                     raise AirflowException(str(error)) from error
             else:
                 budget.reset()
-                if event is not None:
-                    return event
+                line = array_line(array)
+                if line != logged:
+                    logged = line
+                    task_log(self)(line)
+                if array.ended:
+                    return batch_event(client, key.name, array)
             time.sleep(budget.pause_s)  # not deferrable: this process is to wait
 
     def _submit_as(self, token: str, context: Context) -> dict[str, str]:

@@ -53,7 +53,7 @@ class Survey:
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:
         self._transport = transport
-        self._remote_dir = remote_dir.removeprefix("~/")
+        self._remote_dir, self._folder = remote_dir, remote_dir.removeprefix("~/")
 
     def settings(self) -> dict[str, str]:
         """The values of ``scontrol show config``; empty where the account may not read them."""
@@ -95,7 +95,7 @@ class Survey:
         Raises:
             UserError: if it can't be written.
         """
-        command = submission.one_line(submission.TRY_FOLDER, self._remote_dir, unique)
+        command = submission.one_line(submission.TRY_FOLDER, self._folder, unique)
         result = self._transport.run(command)
         if result.code == submission.SubmitExit.UNSAFE:
             raise unsafe_folder(result)
@@ -110,4 +110,4 @@ class Survey:
 
     def remove(self, folder: str) -> None:
         """Remove a folder of submissions with its content, including credentials."""
-        self._transport.run(submission.one_line(_REMOVE, self._remote_dir, folder))
+        self._transport.run(submission.one_line(_REMOVE, self._folder, folder))

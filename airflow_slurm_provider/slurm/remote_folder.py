@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from functools import cached_property
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.transport import (
@@ -36,7 +35,7 @@ class RemoteFolder:
 
     def __init__(self, transport: Transport, remote_dir: str) -> None:
         self._transport = transport
-        self._remote_dir = remote_dir.removeprefix("~/")
+        self._remote_dir, self._made = remote_dir.removeprefix("~/"), ""
 
     def put_file(self, name: str, data: bytes) -> str:
         """Put a file into `remote_dir`; return its path.
@@ -44,10 +43,10 @@ class RemoteFolder:
         Skipped where a file of this name and SHA-256 exists. A partial upload is never visible.
         """
         check_name(name, "file")
-        digest = hashlib.sha256(data).hexdigest()
-        if self._run(submission.HAS_FILE, self._base, name, digest).code:
-            self._upload("file", self._base, name, data)
-        return f"{self._base}/{name}"
+        base, digest = self._base(), hashlib.sha256(data).hexdigest()
+        if self._run(submission.HAS_FILE, base, name, digest).code:
+            self._upload("file", base, name, data)
+        return f"{base}/{name}"
 
     def put_secret(self, folder: str, name: str, data: bytes) -> str:
         """Put a file that only the account can read, replacing one of this name; return its path.
@@ -72,12 +71,15 @@ class RemoteFolder:
         check_name(folder, "folder")
         if name is not None:
             check_name(name, "job")
-        return "/".join([self._base, "jobs", folder, *([name] if name else [])])
+        return "/".join([self._base(), "jobs", folder, *([name] if name else [])])
 
-    @cached_property
     def _base(self) -> str:
-        what = "making the remote folder"
-        return self._run_checked(what, submission.MAKE_FOLDER, self._remote_dir).strip()
+        # No cached_property: before Python 3.12 all clusters' clients would share its lock.
+        if not self._made:
+            what = "making the remote folder"
+            made = self._run_checked(what, submission.MAKE_FOLDER, self._remote_dir)
+            self._made = made.strip()
+        return self._made
 
     def _upload(self, what: str, place: str, name: str, data: bytes) -> None:
         values = (place, name, str(len(data)), new_token())

@@ -32,20 +32,11 @@ class SlurmBatchTrigger(PollingTrigger):
     def poll(self) -> dict[str, Any] | None:
         """Query the array's state once."""
         array = self.hook.array(ArrayKey(self.slurm_job_id, self.name), self.poll_interval)
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
-        line = f"array {array.slurm_job_id}: {counts or 'not known yet'}"
+        line = array_line(array)
         if line != self._logged:
             self._logged = line
             task_log(self)(line)
-        if not array.ended:
-            return None
-        problem = array.failure()
-        return {
-            "status": "failed" if problem else "finished",
-            "message": problem or line,
-            "states": array.counts(),
-            "output": _last_output(self.hook.get_conn(), self.name, array),
-        }
+        return batch_event(self.hook.get_conn(), self.name, array) if array.ended else None
 
     def failed(self, message: str) -> dict[str, Any]:
         """The event for queries that failed."""
@@ -54,6 +45,23 @@ class SlurmBatchTrigger(PollingTrigger):
     def cancel(self) -> None:
         """Cancel the array."""
         self.hook.get_conn().end(self.name, BATCH_FOLDER)
+
+
+def array_line(array: ArrayState) -> str:
+    """An array in one line for a log."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(array.counts().items()))
+    return f"array {array.slurm_job_id}: {counts or 'not known yet'}"
+
+
+def batch_event(client: SlurmClient, name: str, array: ArrayState) -> dict[str, Any]:
+    """The event for an array that has ended."""
+    problem = array.failure()
+    return {
+        "status": "failed" if problem else "finished",
+        "message": problem or array_line(array),
+        "states": array.counts(),
+        "output": _last_output(client, name, array),
+    }
 
 
 def _last_output(client: SlurmClient, name: str, array: ArrayState) -> str:

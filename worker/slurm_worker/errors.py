@@ -67,7 +67,10 @@ class Throttled(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """A service can never do this request, as it is too large; the task is the cause."""
+    """A service can never do this request, such as one that is too large.
+
+    The service has not failed: the task is the cause.
+    """
 
 
 class Missing(ServiceError):
@@ -113,7 +116,12 @@ class ItemError(SlurmWorkerError):
 
 
 class RateLimited(ItemError):
-    """The server limits the rate: wait `retry_after` seconds; None if that is not known."""
+    """The server limits the rate.
+
+    Args:
+        retry_after: seconds that the server wants us to wait; None if unknown.
+        message: what a person should read about it.
+    """
 
     def __init__(self, retry_after: float | None = None, message: str = "rate limited") -> None:
         super().__init__(ErrorClass.RATE_LIMITED, message)

@@ -13,7 +13,10 @@ class FailureBudget:
         self.failures = 0
 
     def allow(self, *, counts: bool = True) -> bool:
-        """Record a failure; return whether to try again. A throttled request does not count."""
+        """Record a failure; return whether to try again.
+
+        With `counts` false it is not counted, as for a request that was throttled.
+        """
         self.failures += 1
         self._counted += counts
         return self._counted <= self._allowed

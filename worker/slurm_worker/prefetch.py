@@ -22,8 +22,8 @@ def prefetch(
     """(input, function(input)) in order, with at most `window` of them computed ahead."""
     with ThreadPoolExecutor(threads) as pool:
         computed = ((value, pool.submit(function, value)) for value in inputs)
-        waiting = deque(islice(computed, window))
         try:
+            waiting = deque(islice(computed, window))
             while waiting:
                 value, result = waiting.popleft()
                 yield value, result.result()

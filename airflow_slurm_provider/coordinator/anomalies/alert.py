@@ -9,7 +9,7 @@ Requests: one query to read; two writes to raise an alert or to end its episode.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -79,15 +79,13 @@ class Alert:
 
 
 def read_alerts(services: Services, job_id: JobId) -> list[Alert]:
-    """All alerts that were raised for a job, oldest first."""
-    return alerts_of(job_id, (event for _, event in services.jobs(job_id).events_once(_PREFIX)))
+    """All alerts that were raised for a job, oldest first.
 
-
-def alerts_of(job_id: str, events: Iterable[AuditEvent]) -> list[Alert]:
-    """The alerts that these events of the audit log raise and end, oldest first."""
+    One query: the alerts' rows, and up to a page of those behind them, such as cursors.
+    """
     raised: list[Alert] = []
     ended: dict[str, int] = {}
-    for event in events:
+    for _, event in services.jobs(job_id).events_once(_PREFIX):
         if event.action == RAISED:
             raised.append(_alert(job_id, event))
         elif event.action == OVER:

@@ -184,7 +184,7 @@ def _array(text: str) -> tuple[tuple[int, ...], int]:
         if match is None or (throttle and not throttle.isdigit()):
             raise CommandError("Batch job submission failed: Invalid job array specification")
         first, last, step = match.groups()
-        elements.extend(range(int(first), int(last or first) + 1, int(step or 1)))
+        elements.extend(range(int(first), int(last or first) + 1, int(step or 1) or 1))
     return tuple(sorted(set(elements))), int(throttle or 0)
 
 

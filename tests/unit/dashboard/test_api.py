@@ -6,7 +6,6 @@ import gc
 import gzip
 import json
 import weakref
-from typing import Any
 
 import pytest
 
@@ -301,19 +300,13 @@ def test_alerts_are_shown_with_their_numbers_until_they_are_over(done: Dash) -> 
     assert over["over_ms"] - over["at_ms"] == 60_000
 
 
-def test_events_and_alerts_of_a_job_share_one_query(
-    done: Dash, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    query, partitions = done.rows.query, []
-
-    def counted(pk: str, **kwargs: Any) -> Any:
-        partitions.append(pk)
-        return query(pk, **kwargs)
-
-    done.json("/api/jobs/job-1/events")
-    monkeypatch.setattr(done.rows, "query", counted)
-    done.json("/api/jobs/job-1/anomalies")
-    assert partitions == []
+def test_an_old_alert_is_shown_behind_more_events_than_are_kept(done: Dash) -> None:
+    jobs = done.services.jobs(JOB)
+    alert = Alert("job-1", AnomalyKind.BAD_NODE, "node2", 1, "bad", "exclude it", {"share": 0.25})
+    assert append_alert(jobs, "watcher", alert)
+    for number in range(5_100):
+        jobs.audit("worker", "lease_stolen", {"lost": number})
+    assert len(done.json("/api/jobs/job-1/anomalies")) == 1
 
 
 def test_the_cost_of_a_job_is_shown_by_kind_of_request(done: Dash) -> None:

@@ -81,7 +81,7 @@ class Attempts:
         try:
             attempt = self._open(held)
         except (UserError, ServiceError) as error:
-            self.abandon(held, error)
+            self.give_up(held, error)
             if not isinstance(error, UserError):
                 raise
         finally:
@@ -176,7 +176,7 @@ class Attempts:
         if attempt.held.lost:
             self._logger.warning("the lease was lost", task=attempt.lease.task)
 
-    def abandon(self, held: HeldLease, error: Exception) -> None:
+    def give_up(self, held: HeldLease, error: Exception) -> None:
         """The task can't be run or committed here: free it for other workers.
 
         Where a service failed, the task is not to blame. Where the service can never do such a

@@ -158,7 +158,7 @@ class TaskLoop:
             self._attempts.release(attempt)
             raise
         except (ServiceError, OSError, sqlite3.Error) as error:
-            self._attempts.abandon(attempt.held, error)
+            self._attempts.give_up(attempt.held, error)
             raise
         finally:
             ran.set()
@@ -266,10 +266,10 @@ class _BackgroundCommit:
             winner = self._attempts.commit(attempt, journal, started)
             self._budget.reset()
         except ForeignMarker as error:
-            self._attempts.abandon(attempt.held, error)
+            self._attempts.give_up(attempt.held, error)
             return
         except (ServiceError, OSError, sqlite3.Error) as error:
-            self._attempts.abandon(attempt.held, error)
+            self._attempts.give_up(attempt.held, error)
             raise
         finally:
             self._attempts.discard(attempt)

@@ -91,9 +91,14 @@ class TaskItems:
 
 
 def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every (key, item) of a segment: its slices follow one another."""
+    """Every (key, item) of a segment: its slices follow one another.
+
+    Line by line: a slice may be large, and callers want the keys alone.
+    """
     for _, lines in _split(data):
-        yield from _items_of(lines)
+        for line in lines.splitlines():
+            key, item = json.loads(line)
+            yield key, item
 
 
 def slices_of(number: int, data: bytes) -> Iterator[Slice]:

@@ -31,7 +31,13 @@ from slurm_worker.protocol.job_table import RecordEvent, ignore_event
 from slurm_worker.protocol.ports import Applied, Clock, Refused, Row, Rows, Statement, int_of
 from slurm_worker.rate_limits import statements
 from slurm_worker.rate_limits.quota import NO_QUOTA, Allotment, closes, day_of, opens, share_of
-from slurm_worker.rate_limits.slices import MOST_TOKENS, MOST_WRITES_PER_S, SliceSize, slice_of
+from slurm_worker.rate_limits.slices import (
+    MOST_TOKENS,
+    MOST_WRITES_PER_S,
+    SliceSize,
+    reservation_of,
+    slice_of,
+)
 
 _CUT = 0.7
 _CUT_WINDOW_S = 10.0
@@ -113,7 +119,7 @@ class RateLimiter:
         least = slice_of(config.rate, MOST_WRITES_PER_S)
         self._share = share_of(config.quota_per_day, workers, least)
         #: Tokens of one reservation; more only where a burst is due.
-        self.tokens = min(slice_of(config.rate, workers), self._share)
+        self.tokens = reservation_of(config.rate, workers, config.quota_per_day)
         self._size = SliceSize(self.tokens, least)
         self._workers = workers
         self._burst_s = (config.burst - 1) / config.rate

@@ -107,7 +107,7 @@ def test_a_task_is_given_back_when_the_commit_that_used_its_journal_failed(tmp_p
     attempts: Any = SimpleNamespace(
         commit=commit,
         discard=lambda _attempt: None,
-        abandon=lambda held, _error: given_back.append(held),
+        give_up=lambda held, error: given_back.append((held, type(error))),
     )
     world = World(tmp_path)
     context = world.context(world.patient())
@@ -123,4 +123,4 @@ def test_a_task_is_given_back_when_the_commit_that_used_its_journal_failed(tmp_p
     journals = [Journal(tmp_path / name) for name in "ab"]
     loop = TaskLoop(context, Activity(context), calls, journals, attempts, source)
     assert loop.run() == WorkerExit.OK
-    assert given_back == [committed.held, third.held]
+    assert given_back == [(committed.held, ServiceError), (third.held, ServiceError)]

@@ -12,7 +12,6 @@ A sample of the rows is not enough: the value that does not fit may be in the la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -49,6 +48,11 @@ class SeenType:
     largest_int: int = 0  #: the largest absolute value of an int
     fields: dict[str, SeenType] = field(default_factory=dict)
     depth: int = 0  #: how many columns it is inside of
+
+    def copy(self) -> SeenType:
+        """A copy that grows by itself; made for each part, so much faster than `deepcopy`."""
+        fields = {name: inner.copy() for name, inner in self.fields.items()}
+        return SeenType(self.type_name, self.largest_int, fields, self.depth)
 
     def add(self, values: Sequence[Any], path: str) -> None:
         """Join the values of one column.
@@ -185,7 +189,7 @@ class Inference:
         Raises:
             AggregationError: naming the column, the item and the part that do not fit.
         """
-        before = deepcopy(self._seen)
+        before = self._seen.copy()
         try:
             self._seen.add(rows, "")
         except Misfit as error:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from slurm_worker.aggregate.columns.types import parse_schema
 from slurm_worker.aggregate.dataset.folder import DataFile, DatasetFolder, json_sha256
 from slurm_worker.aggregate.errors import AggregationError
 from slurm_worker.aggregate.job.failures import FailureMerger
@@ -105,6 +106,8 @@ class _Run:
         `known` are files of earlier versions and of the try before; see `aggregate` for `made`.
         """
         objects, paths = self.store.objects, self.store.paths
+        # A wrong type is found before anything is written.
+        parse_schema(self.options.schema or {})
         reader = PartReader(self.store, self.options.memory)
         with Plan(self.store, self.expected, self.scratch) as plan:
             inputs = inputs_sha256(plan, self.options)
@@ -117,13 +120,13 @@ class _Run:
             folder = DatasetFolder(objects, paths.errors_of(name), path, self.progress)
             errors = failures.merge(folder)
             items = _prove(plan, failures, self.expected)
+            columns = schema_of(reader, plan, self.options)
             folder = replace(
                 folder,
                 folder=paths.dataset_of(name),
                 known={**known, **made(inputs)},
                 leftover=_leftovers(self.store, inputs).get,
             )
-            columns = schema_of(reader, plan, self.options)
             merger = PartMerger(reader, columns, self.options)
             groups = map(merger.group, groups_of(plan, ROWS, self.options))
 

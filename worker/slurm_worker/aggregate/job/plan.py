@@ -222,7 +222,8 @@ def _parse(key: str, data: bytes | None) -> Marker:
         marker = Marker.from_json(data)
         if not key.endswith(f"/{marker.task}.done"):
             raise ValueError(f"it belongs to task {marker.task}")
-        parse_task_id(marker.task)
+        if task_id(*parse_task_id(marker.task)) != marker.task:
+            raise ValueError(f"{marker.task} is not the id of a task")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AggregationError(
             f"aggregate: {key} is not a valid marker ({error}); remove it and run its task again"
