@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 
+from tests.simulator.backfill import Backfill
+from tests.simulator.coverage import Coverage
 from tests.simulator.limits import LimitSimulation
-from tests.simulator.run import Report, Simulation, Violation
+from tests.simulator.run import Simulation, Violation
 
-_CHUNK = 20
+_CHUNK = 10
+#: With so many seeds, a statement that was never applied is an error of the simulator.
+_ENOUGH = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class SeedReport:
+    """What happened in all runs of one seed."""
+
+    requests: Counter[str]
+    faults: Counter[str]
+    lost_leases: int
+    coverage: Coverage
 
 
 def run_seeds(first: int, count: int, jobs: int) -> int:
@@ -21,6 +36,7 @@ def run_seeds(first: int, count: int, jobs: int) -> int:
     seeds = range(first, first + count)
     requests: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    coverage = Coverage()
     lost = done = 0
     broken: list[str] = []
     with ProcessPoolExecutor(jobs) as pool:
@@ -31,32 +47,46 @@ def run_seeds(first: int, count: int, jobs: int) -> int:
                 continue
             requests.update(result.requests)
             faults.update(result.faults)
+            coverage.add(result.coverage)
             lost += result.lost_leases
             done += 1
             if sys.stderr.isatty() and done % 100 == 0:
                 print(f"\r{done:,} seeds", end="", file=sys.stderr)
+    print(coverage.table())
     print(
         f"{len(seeds):,} seeds, {len(broken)} violations, {requests.total():,} requests, "
         f"{lost:,} leases lost, {time.monotonic() - began:.0f} s; "
         f"faults: {', '.join(f'{n:,} {name}' for name, n in sorted(faults.items()))}"
     )
+    unused = [f"{name} is never applied" for name in coverage.never_applied()]
+    unused += [f"{name} is never refused" for name in coverage.never_refused()]
+    if count >= _ENOUGH and unused:
+        print("\n".join(unused))
+        return 1
     return 1 if broken else 0
 
 
-def run_seed(seed: int) -> Report | str:
+def run_seed(seed: int) -> SeedReport | str:
     """The result of a seed; a line that begins with the seed if a promise was broken.
 
-    A seed has a job and, separately, a rate limit, because the limit's days are too long for a job.
+    A seed has three runs: the workers of a job under hard faults; a rate limit, whose days are too
+    long for a job; and a whole backfill, with its user's commands.
     """
+    # The commands warn of a Slurm that does not answer.
+    logging.disable(logging.WARNING)
     try:
-        limit, report = LimitSimulation(seed).run(), Simulation(seed).run()
-        return replace(
-            report,
-            requests=report.requests + limit.requests,
-            faults=report.faults + limit.faults,
-        )
+        runs = [Simulation(seed).run(), Backfill(seed).run()]
+        limit = LimitSimulation(seed).run()
     except Violation as violation:
         return f"seed {seed}: {violation}"
+    report = SeedReport(limit.requests, limit.faults, 0, limit.coverage)
+    for run in runs:
+        report.requests.update(run.requests)
+        report.faults.update(run.faults)
+        report.coverage.add(run.coverage)
+    return SeedReport(
+        report.requests, report.faults, sum(run.lost_leases for run in runs), report.coverage
+    )
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.chance import seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
+from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
 from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
@@ -146,6 +147,7 @@ class Backfill:
             world.seen.requests,
             world.seen.faults,
             sum(row.lost for row in world.task_rows()),
+            Coverage.of(world.rows),
         )
 
     # --- what happens -----------------------------------------------------------

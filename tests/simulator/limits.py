@@ -21,8 +21,8 @@ from slurm_worker.protocol.ports import Rows, int_of
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
-from slurm_worker.testing import MemoryRows
-from tests.simulator.faults import FaultRates, Network, Seen, SimRows
+from tests.simulator.coverage import Coverage
+from tests.simulator.faults import FaultRates, Network, Seen, SimRows, WatchedRows
 from tests.simulator.run import Violation
 from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
 
@@ -56,6 +56,7 @@ class LimitReport:
     calls: int
     requests: Counter[str]
     faults: Counter[str]
+    coverage: Coverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class LimitSimulation:
 
     def __post_init__(self) -> None:
         self.rng = rng = random.Random(self.seed)
-        self.schedule, self.rows, self.seen = Schedule(_UNTIL_S), MemoryRows(), Seen()
+        self.schedule, self.rows, self.seen = Schedule(_UNTIL_S), WatchedRows(), Seen()
         shape = self.shape or Shape.drawn(rng)
         self.hosts, self.skew_s, self.call_s = shape.hosts, shape.skew_s, shape.call_s
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config
@@ -164,7 +165,13 @@ class LimitSimulation:
             self._check_quota(self.config.quota_per_day)
         elif self.calm:
             self._check_burst()
-        return LimitReport(self.seed, len(self.sends), self.seen.requests, self.seen.faults)
+        return LimitReport(
+            self.seed,
+            len(self.sends),
+            self.seen.requests,
+            self.seen.faults,
+            Coverage.of(self.rows),
+        )
 
     # --- what happens -----------------------------------------------------------
 

@@ -38,9 +38,18 @@ from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.testing import MemoryObjects, MemoryRows
+from slurm_worker.testing import MemoryObjects
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
-from tests.simulator.faults import FaultRates, Network, Outage, Seen, SimObjects, SimRows
+from tests.simulator.coverage import Coverage
+from tests.simulator.faults import (
+    FaultRates,
+    Network,
+    Outage,
+    Seen,
+    SimObjects,
+    SimRows,
+    WatchedRows,
+)
 from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 
 _JOB = JobId("simulated")
@@ -124,6 +133,7 @@ class Report:
         requests: by name.
         faults: by name, with crashes and pauses.
         lost_leases: leases that ran out.
+        coverage: what became of the statements.
     """
 
     seed: int
@@ -131,6 +141,7 @@ class Report:
     requests: Counter[str]
     faults: Counter[str]
     lost_leases: int
+    coverage: Coverage
 
 
 @dataclass
@@ -148,7 +159,7 @@ class Simulation:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.schedule = Schedule(_UNTIL_S)
-        self.rows, self.objects, self.seen = MemoryRows(), MemoryObjects(), Seen()
+        self.rows, self.objects, self.seen = WatchedRows(), MemoryObjects(), Seen()
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
         self.items = self.rng.randint(*self.load.items)
@@ -204,6 +215,7 @@ class Simulation:
             self.seen.requests,
             self.seen.faults,
             sum(row.lost for row in self._task_rows()),
+            Coverage.of(self.rows),
         )
 
     # --- what happens -----------------------------------------------------------
