@@ -117,7 +117,8 @@ class Backfill:
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
-        controller.launch = Fleet(self.world).launch
+        self.fleet = Fleet(self.world)
+        controller.launch = self.fleet.launch
 
     def run(self) -> Report:
         """Run it and check every promise.

@@ -87,6 +87,8 @@ class WatchedRows(MemoryRows):
 
     def __init__(self) -> None:
         super().__init__()
+        #: Replaces a statement, to check that the simulator notices one that is broken.
+        self.mutate: Callable[[Statement], Statement] = lambda statement: statement
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -103,7 +105,7 @@ class WatchedRows(MemoryRows):
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
-        result = super().update(pk, sk, statement)
+        result = super().update(pk, sk, self.mutate(statement))
         self._count_result(statement_name(statement), result)
         return result
 

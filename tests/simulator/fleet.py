@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,10 @@ class Fleet:
     def __init__(self, world: World) -> None:
         self._world = world
         self._started = 0
+        #: What Slurm tells a worker of the size of its array
+        self.array_size: Callable[[ArrayElement], int | None] = lambda element: len(
+            element.array.elements
+        )
 
     def launch(self, element: ArrayElement) -> int:
         """The script of an element: the supervisor and its process, until they end."""
@@ -45,7 +50,8 @@ class Fleet:
         death: Death | None = None
         for _ in range(_MOST_PROCESSES):
             self._started += 1
-            process = _Process(self._world, element, options, self._started, death)
+            size = self.array_size(element)
+            process = _Process(self._world, element, options, self._started, death, size)
             code, death = process.run()
             if code is not None:
                 return code
@@ -64,8 +70,10 @@ class _Process:
         options: dict[str, str],
         number: int,
         death: Death | None,
+        array_size: int | None,
     ) -> None:
         self._world = world
+        self._array_size = array_size
         self._element = element
         self._options = options
         self._number = number
@@ -143,7 +151,7 @@ class _Process:
             drain=Drain(self._stop),
             rng=self._rng,
             recorder=self._recorder,
-            array_size=len(element.array.elements),
+            array_size=self._array_size,
             leave=self._leave,
             requeue=self._requeue,
         )

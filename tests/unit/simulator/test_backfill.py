@@ -1,0 +1,53 @@
+"""A simulated backfill keeps its promises, and the simulator notices one that does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulator.backfill import Backfill
+from tests.simulator.coverage import Coverage, statement_names
+from tests.simulator.run import Violation
+
+SEEDS = 60
+#: Within so many seeds what is broken on purpose must be found out.
+MOST = 100
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_no_seed_breaks_a_promise() -> None:
+    coverage = Coverage()
+    for seed in range(SEEDS):
+        coverage.add(Backfill(seed).run().coverage)
+    unused = set(coverage.never_applied())
+    rare = {"undo claim", "excuse loss", "raise rate", "cut rate", "push tat", "return quota"}
+    assert unused <= rare, "the coordinator's statements must have been applied"
+
+
+def test_a_seed_is_the_same_run_each_time() -> None:
+    assert Backfill(5).run() == Backfill(5).run()
+
+
+def test_each_statement_of_the_product_is_counted() -> None:
+    assert len(statement_names()) == 36
+
+
+def test_workers_that_do_not_know_how_few_they_are_leave_the_last_tasks() -> None:
+    """They rank themselves among all that the job may have, and each finds others enough."""
+    for seed in range(MOST):
+        run = Backfill(seed)
+        run.fleet.array_size = lambda _element: None
+        try:
+            run.run()
+        except Violation as found:
+            assert "does not end" in str(found)
+            return
+    pytest.fail(f"{MOST} seeds did not find it")
