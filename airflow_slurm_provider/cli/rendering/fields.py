@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.rendering.output import Fields, by_class, by_count
+from airflow_slurm_provider.slurm.array_state import named
 from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.printable import printable
 
@@ -55,13 +56,14 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
 
 
 def workers_text(status: JobStatus) -> str:
-    """How many workers are alive, and their states."""
+    """How many workers are alive, of which arrays, and their states."""
     array = status.array
     if array is None:
         return "none needed" if status.finished else "not submitted"
+    arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
-        return "not known to Slurm yet"
-    return f"{array.alive:,} alive ({by_count(array.counts())})"
+        return f"{arrays}: not known to Slurm yet"
+    return f"{array.alive:,} alive of {arrays} ({by_count(array.counts())})"
 
 
 def worker_failure_fields(failures: Sequence[WorkerFailure] | None) -> Fields:

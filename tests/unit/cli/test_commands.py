@@ -54,7 +54,7 @@ def test_status_while_workers_run(cli: Cli) -> None:
     assert ended.code == ExitCode.OK
     assert ended.fields["tasks"] == "3 ready"
     assert ended.fields["pending"] == str(ITEMS)
-    assert ended.fields["workers"] == "array 101: 2 alive (2 RUNNING)"
+    assert ended.fields["workers"] == "2 alive of array 101 (2 RUNNING)"
     assert ended.fields["dataset"] == "not published"
 
 
@@ -258,7 +258,7 @@ def test_aggregate_publishes_and_status_shows_it(cli: Cli) -> None:
     assert first.code == ExitCode.OK
     assert first.json["rows"] == ITEMS - 2
     assert second.json == first.json
-    dataset = "23 rows in 1 files, s3://bucket/lab/jobs/job-1/dataset/_manifest.json"
+    dataset = "23 rows in 1 file, s3://bucket/lab/jobs/job-1/dataset/_manifest.json"
     assert cli("status", "job-1").fields["dataset"] == dataset
 
 
@@ -278,19 +278,30 @@ def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> No
     cli.clock.events = [lambda: cli("resume", "job-1"), cli.work]
     ended = cli("wait", "job-1")
     assert ended.code == ExitCode.OK
+    assert "; to continue: slurmctl resume job-1" in ended.err
     assert cli.slurm.names[1].startswith("job-1.000-2."), "its new workers"
     assert cli("resume", "job-1").fields["resumed"].startswith("no: ")
 
 
 def test_workers_are_added_only_while_there_is_work_for_them(cli: Cli) -> None:
     cli.submit()
-    assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in 102"
+    assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in array 102"
 
 
 def test_cancel_stops_what_is_alive(cli: Cli) -> None:
     cli.submit()
     assert cli("cancel", "job-1", "--json").json == {"job_id": "job-1", "cancelled": ["101"]}
     assert cli("cancel", "job-1").fields["cancelled"].startswith("nothing")
+
+
+def test_resume_says_that_it_replaced_workers_of_a_job_that_was_not_paused(cli: Cli) -> None:
+    cli.submit()
+    cli.slurm.end("101", "FAILED")
+    output = "slurmctl logs job-1 --worker 101_0 --output"
+    assert output in cli("status", "job-1").fields["problem"]
+    ended = cli("resume", "job-1")
+    assert ended.fields["resumed"].startswith("new workers only: the job was neither paused")
+    assert ended.fields["new workers"] == "2 in array 102"
 
 
 def test_submit_after_cancel_continues(cli: Cli) -> None:

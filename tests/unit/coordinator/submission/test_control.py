@@ -202,7 +202,7 @@ def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> 
     edges, _, config = submitted(tmp_path)
     lines: list[str] = []
     assert control.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
-    assert "3 workers run for 10 unfinished tasks; adding only 7 workers" in lines
+    assert "workers: 3 alive, with 10 unfinished tasks; adding only 7 more" in lines
 
 
 def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
