@@ -274,11 +274,12 @@ def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> No
     assert cli("pause", "job-1").fields["paused"].startswith("by slurmctl ")
     assert cli("pause", "job-1").fields["paused"].endswith(", already before this call")
     assert cli("status", "job-1").fields["state"].startswith("paused by slurmctl ")
+    waited = cli("wait", "job-1", "--timeout", "5")
+    assert "; to continue: slurmctl resume job-1" in waited.err
     cli.slurm.end("101", "COMPLETED")
     cli.clock.events = [lambda: cli("resume", "job-1"), cli.work]
     ended = cli("wait", "job-1")
     assert ended.code == ExitCode.OK
-    assert "; to continue: slurmctl resume job-1" in ended.err
     assert cli.slurm.names[1].startswith("job-1.000-2."), "its new workers"
     assert cli("resume", "job-1").fields["resumed"].startswith("no: ")
 

@@ -104,7 +104,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_to_write(
 def test_a_missing_bracket_may_be_in_the_line_before(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("job_id: j\ninput: {path: a.csv, key: id\nworkers: 1\n")
-    with pytest.raises(UserError, match="line 3, .*; correct that line or the one before it"):
+    with pytest.raises(UserError, match=r"line 3, .*; correct that line or the one before it"):
         load_config(path)
 
 

@@ -459,12 +459,14 @@ def test_refused_additional_workers_do_not_replace_the_running_ones(
 def test_a_cancel_that_slurm_did_not_carry_out_is_an_error(tmp_path: Path) -> None:
     class Deaf(FakeSlurm):
         def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-            raise ServiceError("cluster: array 100 still waits or runs after scancel; try again")
+            raise ServiceError(
+                "cluster: workers of array 100 still wait or run after scancel; try again"
+            )
 
     slurm = Deaf(state=FakeArray(alive=3))
     edges, config = services(slurm), make_config(tmp_path)
     api.submit(edges, config, log=log)
-    with pytest.raises(ServiceError, match="still waits or runs"):
+    with pytest.raises(ServiceError, match="still wait or run"):
         control.cancel(edges, config.spec.id)
     assert ("slurmctl", "cancelled") not in actions(edges, config)
 
