@@ -137,7 +137,7 @@ _COMMON_OPTIONS = (
     click.Option(
         ["--site"],
         metavar="FILE",
-        help="Site file, with table, bucket and cluster. Example: docs/guides/cli.md. "
+        help="Site file, with table, bucket and cluster (example: docs/guides/cli.md). "
         "[env: SLURMCTL_CONFIG]",
     ),
     click.Option(
