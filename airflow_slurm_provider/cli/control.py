@@ -27,7 +27,8 @@ def submit(common: Common, config: Path, job_id: str | None, wait: bool, limits:
     """Plan the job that CONFIG describes and start its workers.
 
     It is safe to run again at any point, also after it was killed: it continues where it
-    stopped, and never starts the workers twice.
+    stopped, and never starts the workers twice. A job keeps the items of its first submit; new
+    items need another job id.
     """
     from airflow_slurm_provider.coordinator import api
     from airflow_slurm_provider.coordinator.spec.job_spec import load_config
@@ -93,8 +94,8 @@ def resume(common: Common, job: JobId) -> int:
 def workers(common: Common, job: JobId, add: int) -> int:
     """Add workers to JOB.
 
-    Never adds more than there are open tasks, or more than the rate limits can supply. If a call
-    was interrupted, the next call finishes it and adds no workers of its own.
+    Adds fewer if there are fewer unfinished tasks, or if the rate limits can't keep more workers
+    busy. If a call was interrupted, the next call finishes it and adds no workers of its own.
     """
     from airflow_slurm_provider.coordinator.submission import control
 

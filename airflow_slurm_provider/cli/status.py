@@ -83,8 +83,9 @@ def status(common: Common, job: JobId) -> int:
 def wait(common: Common, job: JobId, limits: WaitLimits) -> int:
     """Wait until every task of JOB has ended.
 
-    Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
-    again. Exits with 1 if tasks failed, or if no worker is left while tasks remain.
+    A task is a group of items. Failed items don't fail the job: they are counted by class, and
+    slurmctl retry runs them again. Exits with 1 if whole tasks failed, or if no worker is left
+    while tasks remain.
     """
     with common.services() as services:
         found = wait_for(services, job, limits)

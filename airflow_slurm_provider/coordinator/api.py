@@ -332,6 +332,9 @@ def _finish_retry(
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
     retried, given_up = dict(planned.retried), dict(items.given_up)
     ids, reattached = workers.slurm_job_ids, workers.reattached
+    # Only the round's first submission waits.
+    if round_row.delay_s and not reattached and workers.submission.endswith("-1"):
+        log(f"the workers start in {round_row.delay_s:,} s (backoff)")
     result = RetryResult(spec.id, number, retried, back, given_up, reattached, slurm_job_ids=ids)
     if not reattached:
         detail = {**result.to_dict(), "config": job.config}

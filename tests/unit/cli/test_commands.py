@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.rendering.fields import failure_fields
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from airflow_slurm_provider.coordinator.status.failures import FailureGroup
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
@@ -204,8 +206,42 @@ def test_errors_that_were_all_tried_again_have_no_examples(cli: Cli, handler: Ha
     cli("retry", "job-1", "--errors=network")
     cli.work()
     ended = cli("errors", "job-1")
-    assert "network: none left; 1 item tried again: connection reset" in ended.out.splitlines()
+    assert "network: none left; 1 item retried: connection reset" in ended.out.splitlines()
     assert "k2" not in ended.out
+
+
+def test_errors_that_happened_again_are_counted_apart_from_the_earlier_ones(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    cli("retry", "job-1", "--errors=network")
+    cli.work()
+    line = "network: 1 item (1 earlier failure retried): connection reset"
+    assert line in cli("errors", "job-1").out.splitlines()
+    assert cli("status", "job-1").fields["rounds"] == "2 (0 to 1)"
+
+
+def test_items_of_other_classes_than_the_given_ones_are_not_selected(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    for planned in (["--dry-run"], []):
+        by_class = cli("retry", "job-1", "--errors=network", *planned).fields
+        assert by_class["not selected"] == "1 (bad_input 1)"
+        assert "given up" not in by_class
+
+
+def test_the_retry_of_a_handler_bug_names_the_submit_before_it() -> None:
+    groups = [FailureGroup("item", "handler_bug", "KeyError", count=2)]
+    command = dict(failure_fields("job-1", groups))["retry handler_bug"]
+    assert "run slurmctl submit CONFIG, then slurmctl retry job-1" in command
+
+
+def test_logs_without_lines_say_what_an_id_looks_like(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    ended = cli("logs", "job-1", "--task", "5")
+    assert (ended.code, ended.out) == (ExitCode.OK, "")
+    assert "task '5'; ids look like 000-00000005" in ended.err
+    assert "worker '99_1'; ids look like 1234_7" in cli("logs", "job-1", "--worker", "99_1").err
 
 
 def test_errors_of_a_job_without_failures_names_the_command_for_dead_workers(cli: Cli) -> None:
