@@ -120,9 +120,9 @@ def format_percent(share: float) -> str:
     return f"{share * 100:.1f} %" if share < 0.1 else f"{share * 100:.0f} %"
 
 
-def format_count(count: int) -> str:
-    """A number with its thousands apart: ``336,776``."""
-    return f"{count:,}"
+def format_count(count: int, noun: str = "") -> str:
+    """A number with its thousands apart: ``336,776``; with a noun, ``1 task`` or ``2 tasks``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}" if noun else f"{count:,}"
 
 
 def _match(pattern: str, text: str, what: str, forms: str) -> re.Match[str]:

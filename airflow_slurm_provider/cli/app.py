@@ -128,9 +128,10 @@ class LazyGroup(click.Group):
 def slurmctl() -> None:
     """Run backfills of many items on a Slurm cluster, and follow their progress.
 
-    A site file names the task table, the bucket and the cluster. Give it with --site FILE, or
-    with --profile NAME for ~/.config/slurmctl/NAME.yaml. Without these options, slurmctl uses the
-    variable SLURMCTL_CONFIG, then SLURMCTL_PROFILE, then ~/.config/slurmctl/site.yaml.
+    A site file names the task table, the bucket and the cluster (example: docs/guides/cli.md).
+    Give it with --site FILE, or with --profile NAME for ~/.config/slurmctl/NAME.yaml. Without
+    these options, slurmctl uses the variable SLURMCTL_CONFIG, then SLURMCTL_PROFILE, then
+    ~/.config/slurmctl/site.yaml.
     """
 
 

@@ -10,6 +10,7 @@ import click
 from airflow_slurm_provider.cli.options import Common, command, job_argument
 from airflow_slurm_provider.cli.rendering.output import Fields, emit, say
 from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
+from airflow_slurm_provider.slurm.array_state import named
 from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.keys import JobId
 
@@ -26,7 +27,8 @@ def submit(common: Common, config: Path, job_id: str | None, wait: bool, limits:
     """Plan the job that CONFIG describes and start its workers.
 
     It is safe to run again at any point, also after it was killed: it continues where it
-    stopped, and never starts the workers twice.
+    stopped, and never starts the workers twice. A job keeps the items of its first submit; new
+    items need another job id.
     """
     from airflow_slurm_provider.coordinator import api
     from airflow_slurm_provider.coordinator.spec.job_spec import load_config
@@ -34,12 +36,14 @@ def submit(common: Common, config: Path, job_id: str | None, wait: bool, limits:
     loaded = load_config(config, job_id=job_id)
     with common.services() as services:
         submitted = api.submit(services, loaded, log=say, actor=common.actor)
-        earlier = submitted.reattached and submitted.slurm_job_ids
+        reused = submitted.reattached and submitted.slurm_job_ids
+        left = f"to see how many are left: slurmctl status {submitted.job_id}"
+        earlier = f", from an earlier submit; {left}" if reused else ""
         fields = [
             ("job", submitted.job_id),
             ("items in", format_count(submitted.items)),
             ("planned tasks", format_count(submitted.tasks)),
-            ("workers", f"{submitted.workers:,}{', from an earlier submit' if earlier else ''}"),
+            ("workers", f"{submitted.workers:,}{earlier}"),
             ("slurm job", f"{', '.join(submitted.slurm_job_ids)} {submitted.slurm_job_name}"),
         ]
         if not wait:
@@ -76,6 +80,8 @@ def resume(common: Common, job: JobId) -> int:
     with common.services() as services:
         resumed = control.resume(services, job, log=say, actor=common.actor)
     state = "yes" if resumed.changed else "no: the job was neither paused nor stopped"
+    if resumed.workers and not resumed.changed:
+        state = "new workers only: the job was neither paused nor stopped; its workers had ended"
     fields = [("job", job), ("resumed", state), *_workers(resumed)]
     return emit(common.as_json, resumed.to_dict(), fields)
 
@@ -88,8 +94,8 @@ def resume(common: Common, job: JobId) -> int:
 def workers(common: Common, job: JobId, add: int) -> int:
     """Add workers to JOB.
 
-    Never adds more than there are open tasks, or more than the rate limits can supply. If a call
-    was interrupted, the next call finishes it and adds no workers of its own.
+    Adds fewer if there are fewer unfinished tasks, or if the rate limits can't keep more workers
+    busy. If a call was interrupted, the next call finishes it and adds no workers of its own.
     """
     from airflow_slurm_provider.coordinator.submission import control
 
@@ -117,5 +123,5 @@ def cancel(common: Common, job: JobId) -> int:
 
 
 def _workers(result: ControlResult) -> Fields:
-    arrays = ", ".join(result.slurm_job_ids)
-    return [("new workers", f"{result.workers:,}{f' in {arrays}' if arrays else ''}")]
+    arrays = f" in {named(result.slurm_job_ids)}" if result.slurm_job_ids else ""
+    return [("new workers", f"{result.workers:,}{arrays}")]

@@ -62,7 +62,7 @@ def _plan_fields(found: Estimate) -> Fields:
         ("job", found.job_id),
         ("items", format_count(found.items)),
         ("tasks", f"{found.tasks:,} of up to {found.bundle:,} items"),
-        ("segments", format_count(found.segments)),
+        ("input files on S3", format_count(found.segments)),
         ("workers", f"{found.workers:,} of {found.workers_asked:,} requested"),
         ("arrays", _arrays_text(found)),
         ("each worker", " ".join(found.resources) or "the site's defaults"),

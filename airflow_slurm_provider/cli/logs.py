@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--output", is_flag=True, help="Print Slurm's output file of the --worker, from the cluster."
 )
 def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, output: bool) -> int:
-    """Print the log lines of JOB's workers, worker by worker; with --json, as they were written.
+    """Print the log lines of JOB's workers, worker by worker; with --json, as raw JSON lines.
 
     A worker that was killed has not uploaded its last lines. Use --output to see them.
     """
@@ -49,8 +49,12 @@ def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, outpu
             document = {"job_id": job, "worker": element, "output": text}
             return emit(common.as_json, document, text.removesuffix("\n"))
         lines = reading.read_logs(services, job, reading.Selection(task, worker, errors))
+        shown = 0
         for line in lines if common.as_json else reading.without_repeats(lines):
             show(json.dumps(line) if common.as_json else reading.as_text(line))
+            shown += 1
+    if not shown:
+        say(_no_lines(job, task, worker))
     return 0
 
 
@@ -87,6 +91,19 @@ def events(common: Common, job: JobId, after: str, follow: bool, interval: float
             if found:
                 _show(common, job, found, after)
     return 0
+
+
+def _no_lines(job: JobId, task: str, worker: str) -> str:
+    """Why nothing is printed, as far as it may be a mistake in an id."""
+    if worker:
+        return (
+            f"no such lines of worker {worker!r}; ids look like 1234_7, see slurmctl status {job}"
+        )
+    if task:
+        return f"no such lines of task {task!r}; ids look like 000-00000005"
+    return (
+        "no such lines; for Slurm's output of a worker that was killed, use --worker and --output"
+    )
 
 
 def _show(common: Common, job: str, found: Sequence[AuditEvent], after: str) -> None:

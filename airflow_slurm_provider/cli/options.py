@@ -137,7 +137,8 @@ _COMMON_OPTIONS = (
     click.Option(
         ["--site"],
         metavar="FILE",
-        help="Site file, with table, bucket and cluster. [env: SLURMCTL_CONFIG]",
+        help="Site file, with table, bucket and cluster (example: docs/guides/cli.md). "
+        "[env: SLURMCTL_CONFIG]",
     ),
     click.Option(
         ["--profile"],

@@ -58,6 +58,8 @@ def retry(
 ) -> int:
     """Run the failed items and tasks of JOB again, as a new round, by error class.
 
+    Uses the handler of the last submit. If you changed it, run slurmctl submit CONFIG first.
+
     It is safe to run again: a round that was begun is finished before another one starts.
     """
     name, classes = _one_job(job, job_id), error_classes(errors)
@@ -68,10 +70,10 @@ def retry(
         if dry_run:
             plan = verbs.plan_retry(services, name, classes, only=only)
             document = {"job_id": name, "dry_run": True, **plan.to_dict()}
-            return emit(common.as_json, document, _planned_fields(name, plan))
+            return emit(common.as_json, document, _planned_fields(name, plan, classes))
         retried = verbs.retry(services, name, classes, only=only, log=say, actor=common.actor)
         document = {**retried.to_dict(), "dry_run": False}
-        fields = _retried_fields(retried)
+        fields = _retried_fields(retried, classes)
         if not wait or retried.round is None:
             return emit(common.as_json, document, fields)
         status = wait_for(services, name, limits)
@@ -165,20 +167,25 @@ def _keys(path: Path) -> list[str]:
 
 
 def _round_fields(
-    job_id: str, result: RetryPlan | RetryResult, tasks: str, note: str = ""
+    result: RetryPlan | RetryResult,
+    job_id: str,
+    classes: list[str] | None,
+    tasks: str,
+    note: str = "",
 ) -> list[tuple[str, str]]:
     number = "nothing to run again" if result.round is None else str(result.round)
     return [
         ("job", job_id),
         ("round", f"{number}{note}"),
         ("items to run again", by_class(result.items)),
-        ("tasks put back", tasks),
-        ("given up", by_class(result.given_up)),
+        ("tasks to run again as a whole", tasks),
+        ("not selected" if classes else "given up", by_class(result.given_up)),
     ]
 
 
-def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
-    fields = _round_fields(job_id, plan, by_class(plan.tasks), " (dry run: nothing was changed)")
+def _planned_fields(job_id: str, plan: RetryPlan, classes: list[str] | None) -> Fields:
+    note = " (dry run: nothing was changed)"
+    fields = _round_fields(plan, job_id, classes, by_class(plan.tasks), note)
     if plan.resources.slurm:
         options = " ".join(f"{name}={value}" for name, value in plan.resources.slurm.items())
         fields.append(("with", options))
@@ -187,12 +194,11 @@ def _planned_fields(job_id: str, plan: RetryPlan) -> Fields:
     return [*fields, *(("note", note) for note in plan.notes)]
 
 
-def _retried_fields(retried: RetryResult) -> Fields:
-    fields = _round_fields(retried.job_id, retried, format_count(retried.tasks))
+def _retried_fields(retried: RetryResult, classes: list[str] | None) -> Fields:
+    fields = _round_fields(retried, retried.job_id, classes, format_count(retried.tasks))
     if retried.round is None and retried.given_up:
-        classes = ",".join(retried.given_up)
-        by_name = f"slurmctl retry {retried.job_id} --errors={classes}"
-        fields.append(("note", f"to run given-up items again, name their classes: {by_name}"))
+        by_name = f"slurmctl retry {retried.job_id} --errors={','.join(retried.given_up)}"
+        fields.append(("note", f"to run these items again, name their classes: {by_name}"))
     if retried.slurm_job_ids:
         fields.append(("slurm job", ", ".join(retried.slurm_job_ids)))
     return fields

@@ -19,7 +19,7 @@ from airflow_slurm_provider.cli.rendering.fields import (
 )
 from airflow_slurm_provider.cli.rendering.output import emit, say
 from airflow_slurm_provider.cli.wait_loop import WaitLimits, report_wait, wait_for, wait_limits
-from airflow_slurm_provider.slurm.array_state import named
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
 
@@ -47,8 +47,6 @@ def status(common: Common, job: JobId) -> int:
             found = read_status(services, job)
             progress, problem = found.progress, found.problem
             workers, array = workers_text(found), workers_document(found.array)
-            if found.array is not None:
-                workers = f"{named(found.array.slurm_job_id.split(','))}: {workers}"
         except ServiceError as error:
             progress, problem, away = read_progress(services, job), "", error
             workers, array = "unknown: the cluster can't be reached", None
@@ -58,7 +56,9 @@ def status(common: Common, job: JobId) -> int:
     manifest = None if data is None else json.loads(data)
     where, dataset = f"s3://{services.site.bucket}/{key}", "not published"
     if manifest is not None:
-        dataset = f"{manifest['rows']:,} rows in {len(manifest['files'])} files, {where}"
+        rows = format_count(manifest["rows"], "row")
+        files = format_count(len(manifest["files"]), "file")
+        dataset = f"{rows} in {files}, {where}"
     document = {
         **progress.to_dict(),
         "problem": problem,
@@ -83,8 +83,9 @@ def status(common: Common, job: JobId) -> int:
 def wait(common: Common, job: JobId, limits: WaitLimits) -> int:
     """Wait until every task of JOB has ended.
 
-    Failed items don't fail the job: they are counted by class, and slurmctl retry runs them
-    again. Exits with 1 if tasks failed, or if no worker is left while tasks remain.
+    A task is a group of items. Failed items don't fail the job: they are counted by class, and
+    slurmctl retry runs them again. Exits with 1 if whole tasks failed, or if no worker is left
+    while tasks remain.
     """
     with common.services() as services:
         found = wait_for(services, job, limits)

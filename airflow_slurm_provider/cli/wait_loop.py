@@ -44,7 +44,7 @@ def wait_limits(function: Callable[..., int]) -> Callable[..., int]:
     most_failed = "Exit with 1 if more items than this have failed. Default: no limit."
 
     @seconds(
-        "--interval", "Longest time between two status queries while waiting.", 10.0, least=0.1
+        "--interval", "Query the status at least every SECONDS while waiting.", 10.0, least=0.1
     )
     @seconds("--timeout", "Stop waiting after this time, with exit code 3. The job continues.")
     @count("--max-failed-items", most_failed, least=0)

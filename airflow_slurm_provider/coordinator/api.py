@@ -27,6 +27,7 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec
 from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
 from airflow_slurm_provider.coordinator.status.progress import (
     Progress,
+    cancelled_by,
     check_running,
     latest,
     of_round,
@@ -42,9 +43,10 @@ from airflow_slurm_provider.coordinator.submission.workers import (
     ensure_workers,
 )
 from airflow_slurm_provider.slurm.client import SubmissionCancelledError
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.generations import open_round
-from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState
 from slurm_worker.protocol.ports import Value
@@ -133,7 +135,7 @@ def resubmit(
     made = [row for row in submissions if row.state is SubmitState.SUBMITTED]
     if sum(not row.requested for row in made) > max_resubmits:
         return None
-    if canceller := _cancelled_by(jobs, submissions):
+    if canceller := cancelled_by(jobs, submissions):
         log(f"the workers were cancelled by {canceller}; they are not replaced")
         return None
     try:
@@ -282,15 +284,6 @@ def _submit_with(
     return workers
 
 
-def _cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
-    """Who has cancelled the workers since the last were submitted; empty if nobody has."""
-    last = latest(submissions)
-    if last is None or not last.empty:
-        return ""
-    cancelled = [event.actor for event in jobs.events() if event.action == "cancelled"]
-    return cancelled[-1] if cancelled else "somebody"
-
-
 def _last_planned(job_id: JobId, rounds: list[RoundRow]) -> RoundRow:
     if not rounds or (rounds[-1].number == 0 and rounds[-1].state is RoundState.PLANNING):
         raise UserError(f"job_id: {job_id!r} is not planned yet; run slurmctl submit first")
@@ -310,7 +303,8 @@ def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow)
     if last.number == 0:
         check_running(job)
         raise UserError(
-            f"job_id: {state.job_id!r} has {state.unfinished_tasks:,} unfinished tasks; "
+            f"job_id: {state.job_id!r} has "
+            f"{format_count(state.unfinished_tasks, 'unfinished task')}; "
             f"retry when it is complete (slurmctl wait {state.job_id})"
         )
     submission = latest(jobs.submissions())
@@ -333,11 +327,14 @@ def _finish_retry(
     )
     failed = partial(retry_round.failed_tasks, services, job.job, selector)
     if put_back := open_round(jobs, tasks, number, failed):
-        log(f"put {put_back:,} failed tasks back")
+        log(f"put back {format_count(put_back, 'failed task')}")
     back = sum(round_row.tasks_back.values())
     workers = ensure_workers(services, spec, job, round_row, planned.tasks + back, log)
     retried, given_up = dict(planned.retried), dict(items.given_up)
     ids, reattached = workers.slurm_job_ids, workers.reattached
+    # Only the round's first submission waits.
+    if round_row.delay_s and not reattached and workers.submission.endswith("-1"):
+        log(f"the workers start in {round_row.delay_s:,} s (backoff)")
     result = RetryResult(spec.id, number, retried, back, given_up, reattached, slurm_job_ids=ids)
     if not reattached:
         detail = {**result.to_dict(), "config": job.config}

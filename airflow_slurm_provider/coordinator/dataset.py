@@ -21,6 +21,7 @@ from airflow_slurm_provider.coordinator.planning.inline_items import put_items
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, JobSpec, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_progress
+from airflow_slurm_provider.units import format_count
 from slurm_worker.aggregate import AggregateOptions, DataFile, RoundSummary, aggregate, split
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import JobId, check_job_id, merge_job_id
@@ -39,8 +40,8 @@ def check_complete(services: Services, job_id: JobId) -> None:
     state = read_progress(services, job_id)
     if not state.complete:
         raise UserError(
-            f"job_id: {job_id!r} has {state.unfinished_tasks:,} unfinished tasks; wait for "
-            f"it (slurmctl wait {job_id}), or submit it again if its workers have ended"
+            f"job_id: {job_id!r} has {format_count(state.unfinished_tasks, 'unfinished task')}; "
+            f"wait for it (slurmctl wait {job_id}), or submit it again if its workers have ended"
         )
 
 

@@ -90,7 +90,8 @@ class RetryByErrorClassOperator(JobWaiter):
         while len(state["rounds"]) < allowed and time.time() - state["began"] < longest:
             result = self._retry(context, state)
             if result.round is None:
-                self.log.info("nothing to run again; given up: %s", result.given_up or "none")
+                left = "not selected" if self.errors else "given up"
+                self.log.info("nothing to run again; %s: %s", left, result.given_up or "none")
                 break
             state = {**_with_round(state, result), **self.show_script(self.job_id)}
             self.log.info("round %d tries %s again", result.round, result.items)

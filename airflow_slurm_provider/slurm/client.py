@@ -180,7 +180,7 @@ class SlurmClient(JobQueries, RemoteFolder):
                 ids = named([array.slurm_job_id for array in sorted(alive)])
                 error = f" ({error_text(result)})" if result.code else ""
                 raise ServiceError(
-                    f"cluster: {ids} still waits or runs after scancel{error}", "try again"
+                    f"cluster: workers of {ids} still wait or run after scancel{error}", "try again"
                 )
             pause = self._pause(pause)
         return sorted(found)

@@ -17,8 +17,8 @@ _COLUMNS = (
     "total, items/s",
     "driver, MB",
     "worker, MB",
-    "worker killed: missing / twice / run again, s",
-    "driver killed: missing / twice / run again, s",
+    "worker killed: missing / doubled / rerun, time",
+    "driver killed: missing / doubled / rerun, time",
 )
 _ABSENT = "-"
 
@@ -149,9 +149,14 @@ first result to the last, and the total rate is from the command until all resul
 
 In the runs with a kill, a kill -9 ends a process when half of the items are done. It ends either
 the process that runs the handler (then nobody intervenes) or the driver (then the same command is
-run again). The columns show the items without a result (in brackets: after the command was run
-again), the items that are twice in the results, the items whose handler ran more than once, and
-the seconds until the run was done. A star means that something went wrong, as listed below.
+run again). The columns show:
+
+- missing: items without a result (in brackets: after the command was run again);
+- doubled: items that are twice in the results;
+- rerun: items whose handler ran more than once;
+- time: the seconds until the run was done.
+
+A star means that something went wrong, as listed below.
 
 ### Where a peer is ahead
 

@@ -121,3 +121,8 @@ def test_files_are_shown_in_powers_of_1000_and_memory_in_powers_of_1024() -> Non
 def test_shares_and_counts_are_shown_for_a_person() -> None:
     assert [units.format_percent(share) for share in (0.042, 0.42)] == ["4.2 %", "42 %"]
     assert units.format_count(336_776) == "336,776"
+    assert [units.format_count(n, "task") for n in (0, 1, 2_000)] == [
+        "0 tasks",
+        "1 task",
+        "2,000 tasks",
+    ]

@@ -8,7 +8,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from airflow_slurm_provider.cli.rendering.output import Fields, by_class, by_count
+from airflow_slurm_provider.slurm.array_state import named
 from airflow_slurm_provider.units import format_count, format_size
+from slurm_worker.errors import ErrorClass
 from slurm_worker.printable import printable
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 Manifest = Mapping[str, Any]
 _WORKERS_SHOWN = 5
 _GROUPS_SHOWN = 20
+#: A retry runs the handler of the last submit.
+_FIRST = "correct the handler, run slurmctl submit CONFIG, then "
 
 
 def progress_fields(progress: Progress, problem: str = "") -> Fields:
@@ -30,7 +34,7 @@ def progress_fields(progress: Progress, problem: str = "") -> Fields:
         ("job", progress.job_id),
         ("state", _state(progress)),
         *([("problem", problem)] if problem else []),
-        ("rounds", str(progress.rounds)),
+        ("rounds", _rounds(progress.rounds)),
         ("tasks", tasks or "none yet"),
         ("items in", format_count(progress.items)),
         ("ok", format_count(progress.ok)),
@@ -55,13 +59,14 @@ def workers_document(array: ArrayState | None) -> dict[str, object] | None:
 
 
 def workers_text(status: JobStatus) -> str:
-    """How many workers are alive, and their states."""
+    """How many workers are alive, of which arrays, and their states."""
     array = status.array
     if array is None:
         return "none needed" if status.finished else "not submitted"
+    arrays = named(array.slurm_job_id.split(","))
     if array.unknown:
-        return "not known to Slurm yet"
-    return f"{array.alive:,} alive ({by_count(array.counts())})"
+        return f"{arrays}: not known to Slurm yet"
+    return f"{array.alive:,} alive of {arrays} ({by_count(array.counts())})"
 
 
 def worker_failure_fields(failures: Sequence[WorkerFailure] | None) -> Fields:
@@ -96,16 +101,19 @@ def failure_fields(job_id: str, groups: Sequence[FailureGroup]) -> Fields:
         counts[group.error_class] += group.count
     for name, count in counts.most_common():
         if count:
-            fields.append((f"retry {name}", f"slurmctl retry {job_id} --errors={name}"))
+            first = _FIRST if name == ErrorClass.HANDLER_BUG else ""
+            fields.append((f"retry {name}", f"{first}slurmctl retry {job_id} --errors={name}"))
     return fields
 
 
 def _counted(group: FailureGroup) -> str:
     """The number of failures in a group."""
     if not group.count:
-        return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} tried again"
+        return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} retried"
     given_up = " given up" if group.of == "task" else ""
-    again = f" ({group.superseded:,} more were tried again)" if group.superseded else ""
+    # They may be the same items, which failed again.
+    earlier = f"{group.superseded:,} earlier {_plural('failure', group.superseded)} retried"
+    again = f" ({earlier})" if group.superseded else ""
     return f"{group.count:,} {_plural(group.of, group.count)}{given_up}{again}"
 
 
@@ -151,6 +159,11 @@ def event_line(event: AuditEvent) -> str:
 
 def _utc(at: float) -> str:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _rounds(count: int) -> str:
+    """How many rounds; retry rounds are called by their numbers, which start at 0."""
+    return f"{count} (0 to {count - 1})" if count > 1 else str(count)
 
 
 def _state(progress: Progress) -> str:

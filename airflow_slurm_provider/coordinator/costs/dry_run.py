@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.submission import upload
 from airflow_slurm_provider.coordinator.submission.workers import useful_workers
 from airflow_slurm_provider.slurm.script import render_script
 from airflow_slurm_provider.slurm.submission import guarded
-from airflow_slurm_provider.units import parse_slurm_time
+from airflow_slurm_provider.units import format_count, parse_slurm_time
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_rows import array_sizes
 from slurm_worker.protocol.keys import shard_count
@@ -137,7 +137,7 @@ def _count(services: Services, spec: JobSpec, log: Log) -> int:
         for _ in keys.watch(open_input(spec.input, services.bucket)):
             count += 1
             if count % SEGMENT_ITEMS == 0:
-                log(f"read {count:,} items")
+                log(f"read {format_count(count, 'item')}")
         keys.check(lambda: open_input(spec.input, services.bucket))
     return count
 

@@ -17,6 +17,7 @@ from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile
 from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, find_input
 from airflow_slurm_provider.coordinator.services import Log
 from airflow_slurm_provider.coordinator.spec.job_spec import InputSection, JobSpec
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 
 TASKS_PER_WORKER = 32
@@ -44,7 +45,9 @@ def with_bundle(spec: JobSpec, bucket: Bucket, log: Log) -> JobSpec:
         return spec
     items = estimate_items(spec.input, bucket)
     bundle = bundle_for(items, spec.max_workers)
-    log(f"about {items:,} items for {spec.workers:,} workers: {bundle:,} items per task")
+    if items:  # else the input is empty or can't be read: its reader reports what is wrong
+        sizes = (format_count(items, "item"), format_count(spec.workers, "worker"))
+        log(f"about {' for '.join(sizes)}: {format_count(bundle, 'item')} per task")
     return spec.model_copy(update={"bundle": bundle})
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Log
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.job_rows import RoundRow
@@ -143,7 +144,7 @@ class Draft:
                 # A refusal may come from our own first try, whose reply was lost.
                 if not objects.put_new(key, segment) and objects.get(key) != segment:
                     raise ServiceError(f"{key} exists with other content; submit again")
-                log(f"read {self.totals.items:,} items")
+                log(f"read {format_count(self.totals.items, 'item')}")
 
     def complete(self, summary: DraftSummary) -> None:
         """Write the summary: the draft is complete."""
@@ -229,7 +230,7 @@ class Planner:
         retried = dict(summary.retried if summary else round_row.retried)
         tasks, items = totals.tasks, totals.items
         self._jobs.open_round(number, tasks, items, retried)
-        self._log(f"planned {items:,} items as {tasks:,} tasks")
+        self._log(f"planned {format_count(items, 'item')} as {format_count(tasks, 'task')}")
         return replace(round_row, state=RoundState.OPEN, tasks=tasks, items=items, retried=retried)
 
     def _write_rows(self, round_row: RoundRow, slices: Iterator[Slice]) -> SliceTotals:
@@ -241,7 +242,7 @@ class Planner:
             while batch := list(islice(numbered, _CURSOR_EVERY)):
                 deque(pool.map(create, *zip(*batch, strict=True)), maxlen=0)
                 self._jobs.advance_cursor(round_row.number, totals.tasks)
-                self._log(f"wrote {totals.tasks:,} task rows")
+                self._log(f"wrote {format_count(totals.tasks, 'task row')}")
         return totals
 
 

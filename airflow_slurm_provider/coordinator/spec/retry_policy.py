@@ -79,6 +79,8 @@ class RetryRule(Strict):
             return {"rounds": 0}
         if isinstance(value, int) and not isinstance(value, bool):
             return {"rounds": value}
+        if not isinstance(value, (Mapping, RetryRule)):
+            raise ValueError(f"{value!r} is not a rule; write never, 5 or {{rounds: 5}}")
         return value
 
 

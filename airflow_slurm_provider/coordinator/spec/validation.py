@@ -10,10 +10,14 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from yaml.parser import ParserError
+from yaml.scanner import ScannerError
 
 from slurm_worker.errors import UserError
 
 T = TypeVar("T")
+_NOT_A_SECTION = {"model_type", "model_attributes_type", "dict_type"}
+_NOT_AN_INTEGER = {"int_type", "int_parsing", "int_from_float"}
 
 
 def read_yaml(path: Path, field: str, hint: str) -> Any:
@@ -33,9 +37,10 @@ def read_yaml(path: Path, field: str, hint: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(
-            f"{path}: is not YAML: {where}{error.problem}; correct that line"
-        ) from error
+        # A parser sees a missing bracket or quote only when it reads on.
+        late = isinstance(error, (ParserError, ScannerError))
+        line = "that line or the one before it" if late else "that line"
+        raise UserError(f"{path}: is not YAML: {where}{error.problem}; correct {line}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
 
@@ -68,11 +73,25 @@ def _fault(fault: Any, model: object) -> str:
         return "is missing; add it"
     if kind == "value_error":
         return str(fault["ctx"]["error"])
+    if kind in _NOT_A_SECTION and location:
+        return f"{value!r} is not a section of keys; {_section_hint(model, location)}"
+    if kind in _NOT_AN_INTEGER:
+        return f"{value!r} is not a whole number; write one, such as 4"
     expected = str(fault["msg"]).replace("Input should be", "must be")
     return f"{value!r} is not valid: {expected[0].lower()}{expected[1:]}"
 
 
-def _fields_at(model: object, location: Sequence[int | str]) -> list[str]:
+def _section_hint(model: object, location: Sequence[int | str]) -> str:
+    """What to write where the value of a section is not a mapping."""
+    name, known = str(location[-1]), _fields_at(model, location[:-1])
+    near = difflib.get_close_matches(name, [other for other in known if other != name], 1, 0.8)
+    fields = _fields_at(model, location)
+    needed = [key for key, info in fields.items() if info.is_required()] or list(fields)[:1]
+    write = f"write {{{', '.join(f'{key}: …' for key in needed) or 'NAME: VALUE'}}}"
+    return f"did you mean {near[0]!r}? If not, {write}" if near else write
+
+
+def _fields_at(model: object, location: Sequence[int | str]) -> dict[str, FieldInfo]:
     """The keys that are allowed where `location` points."""
     current = model
     for step in location:
@@ -80,7 +99,7 @@ def _fields_at(model: object, location: Sequence[int | str]) -> list[str]:
         # In a mapping or a list of models, the last argument is the model.
         current = fields[str(step)].annotation if fields else get_args(current)[-1]
     known: Mapping[str, FieldInfo] = getattr(current, "model_fields", {})
-    return [info.alias or name for name, info in known.items()]
+    return {info.alias or name: info for name, info in known.items()}
 
 
 class _Loader(yaml.SafeLoader):

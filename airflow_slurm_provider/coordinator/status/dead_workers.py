@@ -57,13 +57,15 @@ class WorkerFailure:
 
     def line(self) -> str:
         """One line for a log."""
+        # 0 where the accounting does not say it, as in the embedded mode.
+        ran = f", after {self.elapsed_s} s" if self.elapsed_s else ""
         memory = f", {format_memory(self.max_rss)}" if self.max_rss else ""
         held = f"; held {', '.join(self.tasks[:5])}" if self.tasks else ""
         more = f" and {len(self.tasks) - 5} more" if len(self.tasks) > 5 else ""
         return (
             f"worker {self.element} (start {self.restart + 1}) on {self.node or 'no node'}: "
-            f"{self.error_class.value} ({self.state}, exit {self.exit_code}, after "
-            f"{self.elapsed_s} s{memory}){held}{more}"
+            f"{self.error_class.value} ({self.state}, exit {self.exit_code}{ran}{memory})"
+            f"{held}{more}"
         )
 
 

@@ -16,8 +16,10 @@ from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
+from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import JobId, JobState, RoundState, SubmitState, TaskState
 
 #: A job's state in one word.
@@ -85,11 +87,13 @@ class Progress:
         """One line for a log."""
         failed = ", ".join(f"{name} {count:,}" for name, count in sorted(self.failed.items()))
         total = sum(self.tasks.values())
+        resume = f"; paused by {self.paused}; to continue: slurmctl resume {self.job_id}"
+        paused = resume if self.paused else ""
         return (
             f"{self.job_id}: {self.ok:,} of {self.items:,} items ok, "
             f"{sum(self.failed.values()):,} failed{f' ({failed})' if failed else ''}, "
             f"{self.pending:,} pending; {total - self.unfinished_tasks:,} of {total:,} tasks ended"
-            f"{f'; paused by {self.paused}' if self.paused else ''}"
+            f"{paused}"
         )
 
 
@@ -135,11 +139,15 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
     if progress.complete:
         return JobStatus(progress, array, True, snapshot=snapshot)
     counts = ", ".join(f"{n} {state}" for state, n in sorted(array.counts().items()))
-    problem = (
-        f"no worker of {named(ids_of(arrays))} is left ({counts}) and "
-        f"{progress.unfinished_tasks:,} tasks are not done; "
-        f"slurmctl logs {job_id} --errors may show why; submit the job again to continue"
-    )
+    left = format_count(progress.unfinished_tasks, "unfinished task")
+    problem = f"no worker of {named(ids_of(arrays))} is left ({counts}) for {left}; "
+    if canceller := cancelled_by(services.jobs(job_id), of_last):
+        problem += f"{canceller} cancelled the workers; to continue: slurmctl resume {job_id}"
+    else:
+        # A worker that died at its start has no log lines, but Slurm has its output.
+        output = f"slurmctl logs {job_id} --worker {arrays[-1].slurm_job_id}_0 --output"
+        problem += f"to see why: slurmctl logs {job_id} --errors, or {output}; "
+        problem += "to continue: submit the job again"
     return JobStatus(progress, array, False, problem, workers_gone=True, snapshot=snapshot)
 
 
@@ -214,6 +222,15 @@ def current_arrays(submissions: Iterable[SubmissionRow]) -> set[str]:
 def latest(submissions: list[SubmissionRow]) -> SubmissionRow | None:
     """The submission of the highest round and number."""
     return max(submissions, key=lambda row: (row.round_no, row.number), default=None)
+
+
+def cancelled_by(jobs: JobTable, submissions: list[SubmissionRow]) -> str:
+    """Who has cancelled the workers since the last were submitted; empty if nobody has."""
+    last = latest(submissions)
+    if last is None or not last.empty:
+        return ""
+    cancelled = [event.actor for event in jobs.events() if event.action == "cancelled"]
+    return cancelled[-1] if cancelled else "somebody"
 
 
 def progress_of(snapshot: Snapshot) -> Progress:

@@ -41,6 +41,7 @@ from airflow_slurm_provider.coordinator.submission.workers import (
     useful_workers,
 )
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, named
+from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
 from slurm_worker.protocol.keys import JobId, RoundState, SubmitState
@@ -226,7 +227,8 @@ def _array_state(services: Services, job_id: JobId, submissions: list[Submission
     array = services.slurm.together(arrays)
     if array.unknown:
         raise ServiceError(
-            f"cluster: Slurm does not know yet whether {named(ids_of(arrays))} has ended; try again"
+            "cluster: Slurm does not know yet whether workers of "
+            f"{named(ids_of(arrays))} are left; try again"
         )
     return array
 
@@ -237,13 +239,13 @@ def _useful_workers(
     if not tasks:
         raise UserError(f"job_id: {job_id!r} has no unfinished tasks; it needs no workers")
     more = useful_workers(spec, alive + count, tasks, log) - alive
+    unfinished = format_count(tasks, "unfinished task")
     if more < 1:
         raise UserError(
-            f"workers: {alive:,} workers run for {tasks:,} unfinished tasks; more workers would "
-            "have nothing to do"
+            f"workers: {alive:,} alive, with {unfinished}; more workers would have nothing to do"
         )
     if more < count:
-        log(f"{alive:,} workers run for {tasks:,} unfinished tasks; adding only {more:,} workers")
+        log(f"workers: {alive:,} alive, with {unfinished}; adding only {more:,} more")
     return more
 
 

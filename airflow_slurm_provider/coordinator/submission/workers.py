@@ -40,6 +40,7 @@ from airflow_slurm_provider.slurm.client import (
 )
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.script import render_script
+from airflow_slurm_provider.units import format_count
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
 from slurm_worker.protocol.ports import Value
@@ -103,7 +104,8 @@ def ensure_workers(
         if skip_reason := _skip_reason(services, spec, arrays):
             log(skip_reason)
             return _existing(spec.id, shown)
-        ended = f"{named(ids_of(arrays))} has ended" if arrays else "no workers were submitted"
+        gone = f"no worker of {named(ids_of(arrays))} is left"
+        ended = gone if arrays else "no workers were submitted"
         log(f"{ended}, and tasks are unfinished; submitting new workers")
         # The workers may have left tasks because they did not find them: see `generations`.
         jobs.begin_generation()
@@ -148,11 +150,11 @@ def submit_workers(
         restored = jobs.restore_submission(submission)
         standing = jobs.record_submitted(submission, slurm_job_ids) or restored
     if standing.token != submission.token:
-        log(f"another call submits the same workers; {named(slurm_job_ids)} is cancelled")
+        log(f"another call submits the same workers; cancelling {named(slurm_job_ids)}")
         ours = replace(submission, slurm_job_ids=tuple(slurm_job_ids))
         services.slurm.cancel(known_arrays(spec.id, ours))
         return submit_workers(services, spec, job, round_row, standing, log)
-    log(f"submitted {named(slurm_job_ids)} of {workers} workers")
+    log(f"submitted {named(slurm_job_ids)} with {format_count(workers, 'worker')}")
     ids, name = tuple(slurm_job_ids), job_name(spec.id, submission)
     return Workers(ids, name, workers, submission.label, reattached=False, config=job.config)
 
@@ -190,8 +192,9 @@ def useful_workers(spec: JobSpec, requested: int, tasks: int, log: Log) -> int:
         busy = math.ceil((limit.rate * longest_s + limit.burst) / calls)
         if busy < wanted:
             log(
-                f"limit {name!r} of {limit.rate:g}/s keeps at most {busy} workers busy, with "
-                f"{calls} calls at a time of {longest_s:g} s each; submitting only {busy}"
+                f"limit {name!r} of {limit.rate:g}/s keeps at most "
+                f"{format_count(busy, 'worker')} busy, with {calls} calls at a time of "
+                f"{longest_s:g} s each; submitting only {busy}"
             )
             wanted = busy
     return wanted
@@ -256,7 +259,7 @@ def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) 
         return f"all tasks have ended; no workers are needed{retry if classes else ''}"
     array = services.slurm.together(arrays)
     if array.unknown or array.alive:
-        return f"{named(ids_of(arrays))} was submitted before and is still used"
+        return f"workers of {named(ids_of(arrays))} are left; no new ones are submitted"
     # The rows were read first: the workers may have finished the rest and ended since.
     if read_progress(services, spec.id).complete:
         return "all tasks have ended; no workers are needed"

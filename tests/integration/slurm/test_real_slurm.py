@@ -416,7 +416,7 @@ def test_a_cancel_that_slurm_does_not_carry_out_is_told(cluster: RealCluster, na
     deaf = Deaf(cluster.connect)
     client = SlurmClient(deaf, cluster.site.remote_dir, sleep=lambda _: None, cancel_s=2.0)
     try:
-        with pytest.raises(ServiceError, match=f"array {job} still waits or runs after scancel"):
+        with pytest.raises(ServiceError, match=f"array {job} still wait or run after scancel"):
             client.cancel([cluster.key(job)])
     finally:
         deaf.close()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from airflow_slurm_provider.cli.app import ExitCode
+from airflow_slurm_provider.cli.rendering.fields import failure_fields
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
+from airflow_slurm_provider.coordinator.status.failures import FailureGroup
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
@@ -54,7 +56,7 @@ def test_status_while_workers_run(cli: Cli) -> None:
     assert ended.code == ExitCode.OK
     assert ended.fields["tasks"] == "3 ready"
     assert ended.fields["pending"] == str(ITEMS)
-    assert ended.fields["workers"] == "array 101: 2 alive (2 RUNNING)"
+    assert ended.fields["workers"] == "2 alive of array 101 (2 RUNNING)"
     assert ended.fields["dataset"] == "not published"
 
 
@@ -204,8 +206,42 @@ def test_errors_that_were_all_tried_again_have_no_examples(cli: Cli, handler: Ha
     cli("retry", "job-1", "--errors=network")
     cli.work()
     ended = cli("errors", "job-1")
-    assert "network: none left; 1 item tried again: connection reset" in ended.out.splitlines()
+    assert "network: none left; 1 item retried: connection reset" in ended.out.splitlines()
     assert "k2" not in ended.out
+
+
+def test_errors_that_happened_again_are_counted_apart_from_the_earlier_ones(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    cli("retry", "job-1", "--errors=network")
+    cli.work()
+    line = "network: 1 item (1 earlier failure retried): connection reset"
+    assert line in cli("errors", "job-1").out.splitlines()
+    assert cli("status", "job-1").fields["rounds"] == "2 (0 to 1)"
+
+
+def test_items_of_other_classes_than_the_given_ones_are_not_selected(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    for planned in (["--dry-run"], []):
+        by_class = cli("retry", "job-1", "--errors=network", *planned).fields
+        assert by_class["not selected"] == "1 (bad_input 1)"
+        assert "given up" not in by_class
+
+
+def test_the_retry_of_a_handler_bug_names_the_submit_before_it() -> None:
+    groups = [FailureGroup("item", "handler_bug", "KeyError", count=2)]
+    command = dict(failure_fields("job-1", groups))["retry handler_bug"]
+    assert "run slurmctl submit CONFIG, then slurmctl retry job-1" in command
+
+
+def test_logs_without_lines_say_what_an_id_looks_like(cli: Cli) -> None:
+    cli.submit()
+    cli.work()
+    ended = cli("logs", "job-1", "--task", "5")
+    assert (ended.code, ended.out) == (ExitCode.OK, "")
+    assert "task '5'; ids look like 000-00000005" in ended.err
+    assert "worker '99_1'; ids look like 1234_7" in cli("logs", "job-1", "--worker", "99_1").err
 
 
 def test_errors_of_a_job_without_failures_names_the_command_for_dead_workers(cli: Cli) -> None:
@@ -258,7 +294,7 @@ def test_aggregate_publishes_and_status_shows_it(cli: Cli) -> None:
     assert first.code == ExitCode.OK
     assert first.json["rows"] == ITEMS - 2
     assert second.json == first.json
-    dataset = "23 rows in 1 files, s3://bucket/lab/jobs/job-1/dataset/_manifest.json"
+    dataset = "23 rows in 1 file, s3://bucket/lab/jobs/job-1/dataset/_manifest.json"
     assert cli("status", "job-1").fields["dataset"] == dataset
 
 
@@ -274,6 +310,8 @@ def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> No
     assert cli("pause", "job-1").fields["paused"].startswith("by slurmctl ")
     assert cli("pause", "job-1").fields["paused"].endswith(", already before this call")
     assert cli("status", "job-1").fields["state"].startswith("paused by slurmctl ")
+    waited = cli("wait", "job-1", "--timeout", "5")
+    assert "; to continue: slurmctl resume job-1" in waited.err
     cli.slurm.end("101", "COMPLETED")
     cli.clock.events = [lambda: cli("resume", "job-1"), cli.work]
     ended = cli("wait", "job-1")
@@ -284,13 +322,23 @@ def test_a_paused_job_shows_the_actor_and_continues_after_resume(cli: Cli) -> No
 
 def test_workers_are_added_only_while_there_is_work_for_them(cli: Cli) -> None:
     cli.submit()
-    assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in 102"
+    assert cli("workers", "job-1", "--add", "5").fields["new workers"] == "1 in array 102"
 
 
 def test_cancel_stops_what_is_alive(cli: Cli) -> None:
     cli.submit()
     assert cli("cancel", "job-1", "--json").json == {"job_id": "job-1", "cancelled": ["101"]}
     assert cli("cancel", "job-1").fields["cancelled"].startswith("nothing")
+
+
+def test_resume_says_that_it_replaced_workers_of_a_job_that_was_not_paused(cli: Cli) -> None:
+    cli.submit()
+    cli.slurm.end("101", "FAILED")
+    output = "slurmctl logs job-1 --worker 101_0 --output"
+    assert output in cli("status", "job-1").fields["problem"]
+    ended = cli("resume", "job-1")
+    assert ended.fields["resumed"].startswith("new workers only: the job was neither paused")
+    assert ended.fields["new workers"] == "2 in array 102"
 
 
 def test_submit_after_cancel_continues(cli: Cli) -> None:

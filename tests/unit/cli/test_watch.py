@@ -83,7 +83,7 @@ def test_the_screen_shows_everything_of_a_status_query() -> None:
         "50.0% of 1,000 items",
         "450 ok, 50 failed, 500 pending; 2.",
         "48 ready, 2 leased",
-        "3 alive (2 RUNNING, 1 PENDING)",
+        "3 alive of array 7 (2 RUNNING, 1 PENDING)",
         "50 network",
         "n0          1          25       225      25     10.0%",
         "000-00000061   0:01:30        2  7_1-r0-b",

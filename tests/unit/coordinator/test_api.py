@@ -469,7 +469,9 @@ def test_new_workers_of_a_round_have_its_resources_and_do_not_wait_again(tmp_pat
     edges, config = services(slurm), make_config(tmp_path, slurm={"mem": "1G"}, retry=rules)
     submit(edges, config)
     run_workers(edges, config, tmp_path / "w", failing("network"))
-    api.retry(edges, config.spec.id, log=log)
+    lines: list[str] = []
+    api.retry(edges, config.spec.id, log=lines.append)
+    assert "the workers start in 40 s (backoff)" in lines
     assert "#SBATCH --mem=2048M" in slurm.scripts[-1]
     assert "#SBATCH --begin=now+40" in slurm.scripts[-1]
     slurm.state = FakeArray(alive=0)

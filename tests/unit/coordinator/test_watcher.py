@@ -57,7 +57,7 @@ def test_workers_that_somebody_cancelled_are_not_replaced(tmp_path: Path) -> Non
     slurm.state = FakeArray(alive=0)
     lines: list[str] = []
     seen = Watcher(edges, job, lines.append, max_resubmissions=2).poll()
-    assert seen.problem
+    assert seen.problem.endswith(f"me cancelled the workers; to continue: slurmctl resume {job}")
     assert len(slurm.arrays) == 1
     assert "the workers were cancelled by me; they are not replaced" in lines
 

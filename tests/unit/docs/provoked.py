@@ -311,7 +311,7 @@ def result(value: object) -> Provoke:
 PROVOKED: dict[str, Provoke] = {
     "bundel: is not a known key": config(bundel=5),
     "is missing; add it": config(handler=None),
-    "must be a valid integer": config(bundle="many"),
+    "is not a whole number": config(bundle="many"),
     "is not a duration": config(worker={"item_timeout": "5 sec"}),
     "is not a rate": config(limits={"users-api": {"rate": "600 per minute"}}),
     "is not a known option": config(slurm={"partiton": "main"}),

@@ -473,7 +473,7 @@ def test_a_cancel_that_slurm_did_not_carry_out_is_reported(
 ) -> None:
     submit(client)
     slurm.set("deaf")
-    with pytest.raises(ServiceError, match="array 101 still waits or runs after scancel; try"):
+    with pytest.raises(ServiceError, match="array 101 still wait or run after scancel; try"):
         client.cancel([ArrayKey("101", NAME)])
     assert time.now < 60
     slurm.clear("deaf")

@@ -75,7 +75,7 @@ class JobTable:
         if found is None:
             raise UserError(
                 f"job_id: there is no job {self.job!r} in this table",
-                "check the spelling, the site's storage.table, or submit it first",
+                "check the spelling, check storage.table in the site file, or submit the job first",
             )
         return found
 

@@ -97,7 +97,7 @@ export function offer(path, page) {
     const rows = [
       ["Round", nothing ? "none" : String(plan.round)],
       ["Items tried again", sum(plan.items) ? `${number(sum(plan.items))}: ${byClass(plan.items)}` : "none"],
-      ["Tasks put back", sum(plan.tasks) ? `${number(sum(plan.tasks))}: ${byClass(plan.tasks)}` : "none"],
+      ["Tasks run again as a whole", sum(plan.tasks) ? `${number(sum(plan.tasks))}: ${byClass(plan.tasks)}` : "none"],
       ["Left as they are", sum(plan.given_up) ? `${number(sum(plan.given_up))}: ${byClass(plan.given_up)}` : "none"],
       ["Resources", Object.entries(plan.slurm).map(([name, value]) => `${name}=${value}`).join(" ") || "as before"],
       ["Starts", plan.delay_s ? `after ${plan.delay_s} s` : "at once"],
@@ -148,7 +148,7 @@ export function offer(path, page) {
 function outcome(result) {
   if (result.round === null) return "There was nothing to retry.";
   const items = sum(result.items ?? {});
-  const parts = [items ? `${number(items)} items` : "", result.tasks ? `${number(result.tasks)} tasks put back` : ""].filter(Boolean).join(" and ");
+  const parts = [items ? `${number(items)} items` : "", result.tasks ? `${number(result.tasks)} whole tasks` : ""].filter(Boolean).join(" and ");
   const arrays = result.slurm_job_ids.length ? `, array ${result.slurm_job_ids.join(", ")}` : "";
   return `Round ${result.round}: ${parts || "started"}${arrays}${result.reattached ? " (it had started before)" : ""}.`;
 }

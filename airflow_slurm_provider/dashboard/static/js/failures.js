@@ -43,7 +43,7 @@ export function watchFailures(path) {
 function groups(found) {
   return found.map((group) => {
     const what = group.of === "task" ? "tasks given up" : "items";
-    const again = group.superseded ? ` (${number(group.superseded)} more were tried again)` : "";
+    const again = group.superseded ? ` (${number(group.superseded)} earlier failures retried)` : "";
     const nodes = Object.entries(group.nodes).sort((a, b) => b[1] - a[1]).slice(0, 5);
     return h(
       "div",

@@ -103,6 +103,15 @@ def test_a_job_without_a_bundle_gets_one_from_its_size_and_keeps_it(tmp_path: Pa
     assert spec_store.read_spec(edges, edges.jobs(job_id).get()).bundle == SMALLEST
 
 
+def test_no_bundle_is_named_for_an_input_that_does_not_exist(tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = make_config(tmp_path, bundle=None)
+    Path(config.spec.input.path).unlink()
+    with pytest.raises(UserError, match=r"input\.path: the file .* does not exist"):
+        api.submit(services(FakeSlurm()), config, log=lines.append)
+    assert lines == []
+
+
 def test_another_bundle_under_the_same_id_is_refused(tmp_path: Path) -> None:
     edges = services(FakeSlurm())
     api.submit(edges, make_config(tmp_path, bundle=5), log=log)

@@ -75,6 +75,39 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_key(
     assert message in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (
+            {"worker": 4},
+            "worker: 4 is not a section of keys; did you mean 'workers'? If not, write",
+        ),
+        ({"input": "a.csv"}, "'a.csv' is not a section of keys; write {path: …, key: …}"),
+        ({"slurm": "main"}, "slurm: 'main' is not a section of keys; write {NAME: VALUE}"),
+        ({"limits": {"api": 5}}, "limits.api: 5 is not a section of keys; write {rate: …}"),
+        (
+            {"retry": {"network": "5 times"}},
+            "'5 times' is not a rule; write never, 5 or {rounds: 5}",
+        ),
+        ({"workers": "four"}, "workers: 'four' is not a whole number"),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_to_write(
+    over: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as found:
+        load_config({**BASE, **over})
+    assert message in str(found.value)
+
+
+def test_a_missing_bracket_may_be_in_the_line_before(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("job_id: j\ninput: {path: a.csv, key: id\nworkers: 1\n")
+    with pytest.raises(UserError, match=r"line 3, .*; correct that line or the one before it"):
+        load_config(path)
+
+
 @pytest.mark.parametrize("path", ["", " "])
 def test_an_empty_input_path_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"input\.path: is empty; name a file or a folder"):

@@ -8,9 +8,10 @@ import pytest
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.dead_workers import attribute_failures
+from airflow_slurm_provider.coordinator.status.dead_workers import WorkerFailure, attribute_failures
 from airflow_slurm_provider.slurm.accounting import JobRecord
 from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import JobId, TaskId, TaskState
 from slurm_worker.protocol.task_table import TaskTable
@@ -72,6 +73,14 @@ def test_the_last_worker_that_died_gives_the_task_its_class(holders: Holders) ->
     ]
     assert attribute_failures(holders.edges, holders.job_id) == 1
     assert holders.row().error_class == "out_of_memory"
+
+
+@pytest.mark.parametrize(("elapsed_s", "ended"), [(65, "0:0, after 65 s)"), (0, "0:0)")])
+def test_a_run_time_that_is_not_known_is_left_out(elapsed_s: int, ended: str) -> None:
+    failure = WorkerFailure(
+        "9_1", 0, ErrorClass.CANCELLED, "CANCELLED", "0:0", "n7", elapsed_s, 0, ()
+    )
+    assert failure.line() == f"worker 9_1 (start 1) on n7: cancelled (CANCELLED, exit {ended}"
 
 
 def test_a_death_before_the_task_was_put_back_does_not_explain_its_second_quarantine(

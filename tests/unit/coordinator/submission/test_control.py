@@ -202,7 +202,7 @@ def test_no_more_workers_are_added_than_have_something_to_do(tmp_path: Path) -> 
     edges, _, config = submitted(tmp_path)
     lines: list[str] = []
     assert control.add_workers(edges, config.spec.id, 50, log=lines.append).workers == 7
-    assert "3 workers run for 10 unfinished tasks; adding only 7 workers" in lines
+    assert "workers: 3 alive, with 10 unfinished tasks; adding only 7 more" in lines
 
 
 def test_workers_that_would_be_idle_are_refused(tmp_path: Path) -> None:
@@ -459,12 +459,14 @@ def test_refused_additional_workers_do_not_replace_the_running_ones(
 def test_a_cancel_that_slurm_did_not_carry_out_is_an_error(tmp_path: Path) -> None:
     class Deaf(FakeSlurm):
         def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-            raise ServiceError("cluster: array 100 still waits or runs after scancel; try again")
+            raise ServiceError(
+                "cluster: workers of array 100 still wait or run after scancel; try again"
+            )
 
     slurm = Deaf(state=FakeArray(alive=3))
     edges, config = services(slurm), make_config(tmp_path)
     api.submit(edges, config, log=log)
-    with pytest.raises(ServiceError, match="still waits or runs"):
+    with pytest.raises(ServiceError, match="still wait or run"):
         control.cancel(edges, config.spec.id)
     assert ("slurmctl", "cancelled") not in actions(edges, config)
 
