@@ -1,8 +1,8 @@
 """A Slurm cluster in virtual time: its controller, its accounting, and the elements of its arrays.
 
-The twin answers as Slurm does where our protocol depends on it: ids rise until the controller loses
-its state, `squeue` forgets an array some time after its end, `sacct` learns late of a start and of
-an end, an array may be partly pending, and an element may be preempted and start again.
+The twin answers as Slurm does where our protocol depends on it. Ids rise until the controller loses
+its state. `squeue` forgets an array some time after its end. `sacct` learns late of a start and of
+an end. An array may be partly pending. An element may be preempted, and starts again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The login node in virtual time: our programs for it, and the transport that the client uses.
 
 `SlurmClient` sends the shell programs of `slurm/submission.py`. This twin recognizes each by its
-text and does the same, one step after the other, so that processes of several callers overlap, are
+text and does the same, one step after the other. So processes of several callers overlap, are
 paused, and die between any two steps. A connection that breaks does not stop a program.
-`tests/unit/simulator/test_login_node.py` runs the tests of the real programs on this twin.
+`tests/unit/simulator/test_login_node.py` compares the twin with the real programs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LoginNode:
         self.host = Host("login")
         self._schedule = schedule
         self._rng = rng
-        self._faults = faults
+        self.faults = faults
         self._programs: dict[str, Callable[[list[str], bytes], str]] = {
             submission.MAKE_FOLDER: self._make_folder,
             submission.HAS_FILE: self._has_file,
@@ -160,11 +160,11 @@ class LoginNode:
         return 0, f"{made}\n", ""
 
     def _fault(self) -> str:
-        if self._schedule.now > self._faults.until:
+        if self._schedule.now > self.faults.until:
             return ""
         dice = self._rng.random()
         for name in ("lost_request", "lost_reply"):
-            dice -= getattr(self._faults, name)
+            dice -= getattr(self.faults, name)
             if dice < 0:
                 return name
         return ""

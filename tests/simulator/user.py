@@ -22,7 +22,7 @@ Verb = Callable[[Services], Any]
 #: A command is cut off or stands still after at most so many requests.
 _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
-#: How often a user repeats a command that is refused although nothing else goes on.
+#: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
 
 

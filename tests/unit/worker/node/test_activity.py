@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from slurm_worker.node.activity import Durations, Idle, fruitless_wait_s, service_wait_s
+from slurm_worker.node.activity import (
+    Activity,
+    Durations,
+    Idle,
+    fruitless_wait_s,
+    service_wait_s,
+)
 from slurm_worker.node.task_finder import Waiting
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.testing import ManualClock
+from tests.unit.world import World
 
 LEASE = LeaseConfig()
 
@@ -109,3 +118,18 @@ def test_a_wait_after_a_lease_without_progress_doubles() -> None:
     waits = [fruitless_wait_s(n, random.Random(1)) for n in range(1, 5)]
     assert waits == sorted(waits)
     assert 10 < sum(waits) < 20
+
+
+@pytest.mark.parametrize(("size", "stay"), [(4, 100), (10_000, 0), (None, 0)])
+def test_the_workers_of_a_small_array_of_a_large_job_stay_for_the_last_leases(
+    tmp_path: Path, size: int | None, stay: int
+) -> None:
+    world = World(tmp_path)
+    context = world.context(world.patient(), array_size=size)
+    config = replace(context.config, max_workers=10_000)
+    stays = 0
+    for seed in range(100):
+        idle = Activity(replace(context, config=config, rng=random.Random(seed))).idle
+        idle.record(Waiting(leased=4, later=0))
+        stays += idle.wait()
+    assert abs(stays - stay) <= 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_worker.node.slurm_job import requeue, seconds_left
+from slurm_worker.node.slurm_job import array_size, requeue, seconds_left
 
 PROGRAM = """
 import sys, threading, time
@@ -81,3 +81,8 @@ def test_variables_of_the_account_do_not_change_slurms_commands(
     assert left is not None
     assert left > 0
     assert requeue({"array": "7", "element": "1"}) == ""
+
+
+@pytest.mark.parametrize(("stated", "size"), [("40", 40), ("", None), ("many", None)])
+def test_the_size_of_the_array_is_known_if_slurm_says_it(stated: str, size: int | None) -> None:
+    assert array_size({"SLURM_ARRAY_TASK_COUNT": stated}) == size
