@@ -109,16 +109,12 @@ def failure_fields(job_id: str, groups: Sequence[FailureGroup]) -> Fields:
 def _counted(group: FailureGroup) -> str:
     """The number of failures in a group."""
     if not group.count:
-        return f"none left; {group.superseded:,} {_plural(group.of, group.superseded)} retried"
+        return f"none left; {format_count(group.superseded, group.of)} retried"
     given_up = " given up" if group.of == "task" else ""
     # They may be the same items, which failed again.
-    earlier = f"{group.superseded:,} earlier {_plural('failure', group.superseded)} retried"
+    earlier = f"{format_count(group.superseded, 'earlier failure')} retried"
     again = f" ({earlier})" if group.superseded else ""
-    return f"{group.count:,} {_plural(group.of, group.count)}{given_up}{again}"
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
+    return f"{format_count(group.count, group.of)}{given_up}{again}"
 
 
 def waited_fields(status: JobStatus) -> Fields:
