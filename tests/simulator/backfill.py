@@ -202,8 +202,9 @@ class Backfill:
         self.user.until_done(name, verb, self._do_what_the_message_says)
 
     def _correct(self) -> None:
-        """Correct the options that Slurm refuses."""
+        """Correct the options that Slurm refuses, and restore damaged objects."""
         self.world.controller.refusal = ""
+        self._restore()
 
     def _do_what_the_message_says(self) -> None:
         """Resume a job that is halted; wait for one that runs."""

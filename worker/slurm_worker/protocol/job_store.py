@@ -24,7 +24,7 @@ from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import TaskId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
-from slurm_worker.protocol.slices import Slice, TaskItems, slices_of
+from slurm_worker.protocol.slices import Slice, TaskItems, intact, slices_of
 
 
 class ForeignMarker(UserError):
@@ -132,6 +132,9 @@ class JobStore:
         """A draft's slices in the order of its tasks, up to the first segment that is missing.
 
         One GET per segment.
+
+        Raises:
+            UserError: if a segment is damaged.
         """
         found = self.segments(round_no, draft)
         with closing(prefetch(self.objects.get, found, window=2)) as segments:
@@ -139,7 +142,8 @@ class JobStore:
                 number = keys.segment_number(draft, place)
                 if data is None or key != self.paths.segment(round_no, number):
                     return
-                yield from slices_of(number, data)
+                with intact(key):
+                    yield from slices_of(number, data)
 
     def read_slice(self, round_no: int, where: Slice) -> TaskItems:
         """The task's items; one ranged GET.

@@ -6,9 +6,11 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from slurm_worker.errors import UserError
 from slurm_worker.protocol.row_fields import RowFields
 
 _DECODER = json.JSONDecoder()
@@ -99,6 +101,22 @@ def unpack_segment(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in lines.splitlines():
             key, item = json.loads(line)
             yield key, item
+
+
+@contextmanager
+def intact(key: str) -> Iterator[None]:
+    """Explain bytes of the segment `key` that can't be read.
+
+    Raises:
+        UserError: naming the segment.
+    """
+    try:
+        yield
+    except (zlib.error, ValueError) as error:
+        raise UserError(
+            f"{key} is damaged ({error})",
+            "restore that object, or plan the input again under another job_id",
+        ) from error
 
 
 def slices_of(number: int, data: bytes) -> Iterator[Slice]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore
-from slurm_worker.protocol.slices import unpack_segment
+from slurm_worker.protocol.slices import intact, unpack_segment
 
 
 class RetriedItems:
@@ -61,7 +61,10 @@ class RetriedItems:
         keys = store.segments(number, draft)
         with closing(prefetch(store.objects.get, keys, window=2)) as segments:
             self._db.execute("BEGIN")
-            found = sum(self._record(number, data or b"") for _, data in segments)
+            found = 0
+            for key, data in segments:
+                with intact(key):
+                    found += self._record(number, data or b"")
             self._db.execute("COMMIT")
         self._empty = self._empty and not found
         return found
