@@ -43,7 +43,8 @@ _EPOCH = 1_700_000_000.0
 _UNTIL_S = 60_000.0
 #: A job without faults has ended after this time; otherwise its user submits it again.
 _PATIENCE_S = 900.0
-_MOST_SUBMISSIONS = 5
+#: An item that takes its workers down is given up after some of them.
+_MOST_SUBMISSIONS = 15
 _TTL_S = 20.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "store", "store put")
