@@ -34,7 +34,7 @@ from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
 from tests.simulator.promises import Promises
-from tests.simulator.run import Report, Violation
+from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.user import Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
@@ -143,6 +143,7 @@ class Backfill:
             raise Violation(f"{error}; {world.states()}") from error
         finally:
             shutil.rmtree(world.scratch, ignore_errors=True)
+            check_rules(world.rows)
         return Report(
             self.seed,
             schedule.now,

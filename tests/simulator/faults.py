@@ -21,6 +21,7 @@ from slurm_worker.protocol.ports import (
     StoredObject,
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
+from tests.simulator.rules import broken_rule
 from tests.simulator.schedule import Schedule
 
 T = TypeVar("T")
@@ -89,6 +90,8 @@ class WatchedRows(MemoryRows):
         super().__init__()
         #: Replaces a statement, to check that the simulator notices one that is broken.
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
+        #: Rules that a write has broken; see `rules`.
+        self.broken: list[str] = []
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -105,7 +108,13 @@ class WatchedRows(MemoryRows):
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
+        before = super().get(pk, sk) or {}
         result = super().update(pk, sk, self.mutate(statement))
+        if isinstance(result, Applied):
+            name = statement_name(statement)
+            broken = broken_rule(name, before, result.row, statement.values)
+            if broken:
+                self.broken.append(f"{pk} {sk}: {broken}")
         self._count_result(statement_name(statement), result)
         return result
 

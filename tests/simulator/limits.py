@@ -23,7 +23,7 @@ from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Network, Seen, SimRows, WatchedRows
-from tests.simulator.run import Violation
+from tests.simulator.run import Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
 
 _DAY_S = 86_400
@@ -160,6 +160,7 @@ class LimitSimulation:
             self.schedule.run(Host("main"), self._main)
         except Overrun as error:
             raise Violation(f"workers wait forever: {error}") from error
+        check_rules(self.rows)
         self._check_bound()
         if self.config.quota_per_day is not None:
             self._check_quota(self.config.quota_per_day)

@@ -75,6 +75,16 @@ class Violation(Exception):
     """A promise was broken."""
 
 
+def check_rules(rows: WatchedRows) -> None:
+    """No write has broken a rule of its row.
+
+    Raises:
+        Violation: naming the first.
+    """
+    if rows.broken:
+        raise Violation(rows.broken[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A way to break the protocol, to check that the simulator detects it.
@@ -208,6 +218,7 @@ class Simulation:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             _CALLS.clear()
+        check_rules(self.rows)
         self._check()
         return Report(
             self.seed,

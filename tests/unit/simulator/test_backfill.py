@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from tests.simulator.backfill import Backfill
 from tests.simulator.coverage import Coverage, statement_names
-from tests.simulator.run import Violation
+from tests.simulator.faults import statement_name
+from tests.simulator.limits import LimitSimulation
+from tests.simulator.run import Simulation, Violation
 
 SEEDS = 60
 #: Within so many seeds what is broken on purpose must be found out.
 MOST = 100
+_ALWAYS = "attribute_exists(#pk) OR attribute_not_exists(#pk)"
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +58,33 @@ def violation_without_sizes(seed: int) -> str:
     except Violation as found:
         return str(found)
     return ""
+
+
+def run_of(kind: type[Simulation | Backfill | LimitSimulation], seed: int, broken: str) -> str:
+    """What is found if the condition of a statement always holds."""
+    run = kind(seed)
+    rows = run.world.rows if isinstance(run, Backfill) else run.rows
+    rows.mutate = lambda given: (
+        replace(given, condition=_ALWAYS) if statement_name(given) == broken else given
+    )
+    try:
+        run.run()
+    except Violation as found:
+        return str(found)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "expected"),
+    [
+        ("claim", Simulation, "claim takes a task from leased to leased"),
+        ("release", Simulation, "release of w"),
+        ("heartbeat", Backfill, "heartbeat takes a task from done to done"),
+        ("reserve now", LimitSimulation, "a limit's tat falls"),
+    ],
+)
+def test_a_statement_without_its_condition_is_found_out(
+    broken: str, kind: type[Simulation | Backfill | LimitSimulation], expected: str
+) -> None:
+    found = next(filter(None, (run_of(kind, seed, broken) for seed in range(MOST))), "nothing")
+    assert expected in found
