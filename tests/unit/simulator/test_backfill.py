@@ -14,7 +14,7 @@ from tests.simulator.faults import statement_name
 from tests.simulator.limits import LimitSimulation
 from tests.simulator.run import Simulation, Violation
 
-SEEDS = 60
+SEEDS = 40
 #: Within so many seeds what is broken on purpose must be found out.
 MOST = 100
 _ALWAYS = "attribute_exists(#pk) OR attribute_not_exists(#pk)"
