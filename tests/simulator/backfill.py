@@ -47,7 +47,7 @@ _PATIENCE_S = 900.0
 _MOST_SUBMISSIONS = 15
 _TTL_S = 20.0
 #: What does not answer in an outage; see `Outage.what`.
-_AWAY = ("", "table", "store", "store put")
+_AWAY = ("", "table", "table write", "table write", "store", "store put")
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -111,7 +111,6 @@ class Backfill:
             controller,
             node,
             self._rates(),
-            self._outages(),
             conditional_put=rng.random() < 0.85,
         )
         self.handler = SimHandler(self.world, self.shape.items, self.shape.item_s, calm=self.calm)
@@ -159,15 +158,6 @@ class Backfill:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
         request, reply, throttled, slow = (self.rng.uniform(0, worst) for _ in range(4))
         return FaultRates(request, reply, throttled, slow, self.until)
-
-    def _outages(self) -> tuple[Outage, ...]:
-        found, at = [], self.rng.uniform(10, 200)
-        while not self.calm and at < self.until and self.rng.random() < 0.4:
-            end = at + self.rng.uniform(30, 400)
-            fault = self.rng.choice(("lost_request", "lost_reply"))
-            found.append(Outage(at, end, self.rng.choice(_AWAY), fault))
-            at = end + self.rng.uniform(30, 300)
-        return tuple(found)
 
     def _main(self) -> None:
         world = self.world
@@ -227,7 +217,7 @@ class Backfill:
             world.schedule.sleep(self.rng.expovariate(1 / 6.0))
             if world.schedule.now < self.until:
                 self._trouble()
-            since = max(since, *(outage.end for outage in world.outages), self.until)
+            since = max(since, self.until, *(outage.end for outage in world.outages))
             if world.schedule.now > since + _PATIENCE_S and not self.user.running:
                 submissions += 1
                 if submissions > _MOST_SUBMISSIONS:
@@ -242,6 +232,8 @@ class Backfill:
         if kind in _COMMANDS:
             world.seen.faults[kind] += 1
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
+        elif kind == "outage":
+            self._begin_outage()
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -275,6 +267,16 @@ class Backfill:
             for other in world.controller.running():
                 for host in other.hosts:
                     world.schedule.pause(host, 3 * _TTL_S)
+
+    def _begin_outage(self) -> None:
+        """A service does not answer for a while: requests, or replies, are lost."""
+        now, rng = self.world.schedule.now, self.rng
+        fault = rng.choice(("lost_request", "lost_reply"))
+        # In a short one a request is given up, and what follows from that gets an answer.
+        length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
+        outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
+        self.world.say(f"outage: {outage}")
+        self.world.outages.append(outage)
 
     def _damage(self) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -371,6 +373,7 @@ _TROUBLES = {
     "suspended": 3,
     "process dies": 3,
     "all suspended": 1,
+    "outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
     "login node": 1,

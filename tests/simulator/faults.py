@@ -54,9 +54,9 @@ class Outage:
     """A period of simulated time in which a service does not answer.
 
     Args:
-        what: which requests are not answered, by the first words of the argument of
-            `Network.call`: ``table``, ``table JOB#…`` for a partition, ``store``,
-            ``store put``; empty for all.
+        what: which requests are not answered: those with all of these words in the argument
+            `where` of `Network.call`, such as ``table``, ``table write``, ``store put``, or
+            ``table JOB#…`` for a partition; empty for all.
         fault: whether requests never arrive, or replies.
     """
 
@@ -67,7 +67,7 @@ class Outage:
 
     def hits(self, now: float, where: str) -> bool:
         """Whether a request is not answered."""
-        named = not self.what or f"{where} ".startswith(f"{self.what} ")
+        named = set(self.what.split()) <= set(where.split())
         return self.start <= now < self.end and named
 
 
@@ -243,12 +243,14 @@ class SimRows:
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
         """See `ports.Rows.get`."""
         return self._network.call(
-            "get", lambda: self._rows.get(pk, sk, consistent=consistent), f"table {pk}"
+            "get", lambda: self._rows.get(pk, sk, consistent=consistent), f"table read {pk}"
         )
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
-        return self._network.call("put", lambda: self._rows.put_new(row), f"table {row['pk']}")
+        return self._network.call(
+            "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
+        )
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
@@ -263,7 +265,7 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
-        return self._network.call(statement.name, apply, f"table {pk}")
+        return self._network.call(statement.name, apply, f"table write {pk}")
 
     def query(
         self,
@@ -284,11 +286,11 @@ class SimRows:
                 )
             )
 
-        yield from self._network.call("query", apply, f"table {pk}")
+        yield from self._network.call("query", apply, f"table read {pk}")
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
-        self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table {pk}")
+        self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
 
 
 class SimObjects:

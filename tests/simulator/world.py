@@ -52,7 +52,7 @@ class World:
     controller: Controller
     node: LoginNode
     rates: FaultRates
-    outages: tuple[Outage, ...] = ()
+    outages: list[Outage] = field(default_factory=list)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: MemoryObjects = field(default_factory=MemoryObjects)
