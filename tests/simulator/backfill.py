@@ -186,6 +186,9 @@ class Backfill:
         self.user.wait()
         self._wait()
         self._until_done("aggregate", _aggregate)
+        # Elements that waited for a node find nothing to do, and end.
+        while any(array.alive for array in world.controller.arrays):
+            world.schedule.sleep(10.0)
         # Late attempts may still be under way; what they do must change nothing.
         world.schedule.sleep(3 * _TTL_S)
         self.user.begin("check", self.promises.check, disturbed=False)
