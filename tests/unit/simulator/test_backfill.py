@@ -78,8 +78,8 @@ def run_of(kind: type[Simulation | Backfill | LimitSimulation], seed: int, broke
     ("broken", "kind", "expected"),
     [
         ("claim", Simulation, "claim takes a task from leased to leased"),
-        ("release", Simulation, "release of w"),
-        ("heartbeat", Backfill, "heartbeat takes a task from done to done"),
+        ("release", Simulation, ": release of w"),
+        ("heartbeat", Backfill, ": heartbeat "),
         ("reserve now", LimitSimulation, "a limit's tat falls"),
     ],
 )
