@@ -120,7 +120,8 @@ def _crash(handler: SimHandler, _item: dict[str, Any], calls: int) -> None:
 
 
 def _poison(handler: SimHandler, _item: dict[str, Any], _calls: int) -> None:
-    handler.die()
+    if not handler.corrected:
+        handler.die()
 
 
 def _memory(handler: SimHandler, _item: dict[str, Any], _calls: int) -> None:
