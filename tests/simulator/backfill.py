@@ -175,9 +175,7 @@ class Backfill:
             self._wait()
             self._restore()
         self.handler.corrected = True
-        while any(row.state is not TaskState.DONE for row in world.task_rows()):
-            self._until_done("retry", _retry)
-            self._wait()
+        self._retry_the_rest()
         if not self.calm:
             for name, verb in (("gc", _collect), ("aggregate", _aggregate), ("repair", _repair)):
                 if self.rng.random() < 0.3:
@@ -185,6 +183,7 @@ class Backfill:
         self._until_done("aggregate", _aggregate)
         self.user.wait()
         self._wait()
+        self._retry_the_rest()
         self._until_done("aggregate", _aggregate)
         # Elements that waited for a node find nothing to do, and end.
         while any(array.alive for array in world.controller.arrays):
@@ -192,6 +191,13 @@ class Backfill:
         # Late attempts may still be under way; what they do must change nothing.
         world.schedule.sleep(3 * _TTL_S)
         self.user.begin("check", self.promises.check, disturbed=False)
+
+    def _retry_the_rest(self) -> None:
+        """Until no task has failed as a whole: a dataset needs every task."""
+        while any(row.state is not TaskState.DONE for row in self.world.task_rows()):
+            self._restore()
+            self._until_done("retry", _retry)
+            self._wait()
 
     def _until_done(self, name: str, verb: Verb) -> None:
         self.user.until_done(name, verb, self._do_what_the_message_says)
@@ -202,7 +208,7 @@ class Backfill:
         self._restore()
 
     def _do_what_the_message_says(self) -> None:
-        """Resume a job that is halted; wait for one that runs."""
+        """Resume a job that is halted; wait for one that runs; retry what failed as a whole."""
         self._correct()
         job = self.world.job()
         if job is None:
@@ -211,6 +217,9 @@ class Backfill:
             self.user.until_done("resume", _resume, self._correct)
         if self.world.rows.tasks:
             self._wait()
+        if self.handler.corrected:
+            # A call that slept has put tasks into another round.
+            self._retry_the_rest()
 
     def _wait(self) -> None:
         """Until every task has ended; meanwhile things happen, and the user does something."""
