@@ -1,8 +1,8 @@
 """A Slurm cluster in virtual time: its controller, its accounting, and the elements of its arrays.
 
-The twin answers as Slurm does where our protocol depends on it. Ids rise until the controller loses
-its state. `squeue` forgets an array some time after its end. `sacct` learns late of a start and of
-an end. An array may be partly pending. An element may be preempted, and starts again.
+The twin answers as Slurm does where our protocol depends on it. `squeue` forgets an array some time
+after its end. `sacct` learns late of a start and of an end. An array may be partly pending. An
+element may be preempted, and starts again.
 """
 
 from __future__ import annotations
@@ -189,18 +189,6 @@ class Controller:
         for host in element.hosts:
             self._schedule.kill(host)
         self._ended(element, state, "0:9")
-
-    def forget_state(self) -> None:
-        """Lose the controller's state: what runs ends, and ids start again."""
-        for array in self.arrays:
-            for element in array.elements:
-                if element.alive:
-                    for host in element.hosts:
-                        self._schedule.kill(host)
-                    element.requeued = False
-                    self._ended(element, ElementState.CANCELLED, "0:0")
-                    element.ended = -self.rules.purge_s
-        self._next_id = 100
 
     # --- queries ----------------------------------------------------------------
 

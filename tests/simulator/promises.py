@@ -7,18 +7,16 @@ import hashlib
 import io
 import json
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import SubmitState, TaskId, TaskState
 from slurm_worker.protocol.tasks import TaskRow
 from tests.simulator.cluster import Array
 from tests.simulator.handler import Behaviour, SimHandler
-from tests.simulator.run import Violation
+from tests.simulator.run import Violation, check_decisions, check_ended
 from tests.simulator.world import JOB, World
 
 
@@ -33,8 +31,6 @@ class Promises:
     def __init__(self, world: World, handler: SimHandler) -> None:
         self._world = world
         self._handler = handler
-        #: Names of arrays that a cancel has withdrawn.
-        self._withdrawn: set[str] = set()
         world.controller.on_submit = self.array_submitted
 
     # --- while it runs ----------------------------------------------------------
@@ -48,16 +44,6 @@ class Promises:
         alive = [other for other in self._world.controller.arrays if other.alive]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")
-
-    def cancelled(self) -> None:
-        """A cancel has reported success.
-
-        Raises:
-            Violation: if an array of its submissions still waits or runs.
-        """
-        for row in self._world.jobs.submissions():
-            for part in range(max(1, len(row.sizes()))):
-                self._withdrawn.add(job_name(JOB, row, part))
 
     def manifest_is_whole(self) -> None:
         """Every file of the published dataset exists.
@@ -80,30 +66,12 @@ class Promises:
         """
         rows = {row.task: row for row in self._world.task_rows()}
         markers = {marker.task: marker for marker in self._world.truth.markers()}
-        self._check_decisions()
-        self._check_rows(rows, markers)
+        check_decisions(self._world.seen)
+        check_ended(rows, markers)
         self._check_items(rows, markers)
         self._check_dataset()
         self._check_status(services, rows)
         self._check_submissions()
-
-    def _check_decisions(self) -> None:
-        for key, bodies in self._world.seen.markers.items():
-            if len(bodies) > 1:
-                raise Violation(f"{key} had {len(bodies)} different contents")
-        for task, attempts in self._world.seen.attempts.items():
-            if any(later <= earlier for earlier, later in pairwise(attempts)):
-                raise Violation(f"attempts of {task} do not rise: {attempts}")
-
-    def _check_rows(self, rows: dict[TaskId, TaskRow], markers: dict[TaskId, Marker]) -> None:
-        for task, row in rows.items():
-            if not row.state.terminal:
-                raise Violation(f"{task} is {row.state.value} at the end")
-            if row.state is TaskState.DONE:
-                if task not in markers:
-                    raise Violation(f"{task} is done without a marker")
-                if markers[task].attempt != row.winner:
-                    raise Violation(f"{task}: the row and the marker name different winners")
 
     def _check_items(self, rows: dict[TaskId, TaskRow], markers: dict[TaskId, Marker]) -> None:
         """In each round's parts, each of its items is there once."""

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ from slurm_worker.protocol.job_config import (
 )
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import MAX_TASKS, JobId, TaskState, job_pk, task_pk
+from slurm_worker.protocol.keys import MAX_TASKS, JobId, TaskId, TaskState, job_pk, task_pk
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.slices import Slice, pack_slice
@@ -50,6 +50,7 @@ from tests.simulator.faults import (
     SimRows,
     WatchedRows,
 )
+from tests.simulator.fleet import Silent
 from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 
 _JOB = JobId("simulated")
@@ -83,6 +84,35 @@ def check_rules(rows: WatchedRows) -> None:
     """
     if rows.broken:
         raise Violation(rows.broken[0])
+
+
+def check_decisions(seen: Seen) -> None:
+    """Each marker has had one content, and the attempts of each task rise.
+
+    Raises:
+        Violation: naming the marker or the task.
+    """
+    for key, bodies in seen.markers.items():
+        if len(bodies) > 1:
+            raise Violation(f"{key} had {len(bodies)} different contents")
+    for task, attempts in seen.attempts.items():
+        if any(later <= earlier for earlier, later in pairwise(attempts)):
+            raise Violation(f"attempts of {task} do not rise: {attempts}")
+
+
+def check_ended(rows: Mapping[TaskId, TaskRow], markers: Mapping[TaskId, Marker]) -> None:
+    """Each task has ended, and what is done has the marker that its row names.
+
+    Raises:
+        Violation: naming the task.
+    """
+    for task, row in rows.items():
+        if not row.state.terminal:
+            raise Violation(f"{task} is {row.state.value} at the end")
+        if row.state is TaskState.DONE and task not in markers:
+            raise Violation(f"{task} is done without a marker")
+        if row.state is TaskState.DONE and markers[task].attempt != row.winner:
+            raise Violation(f"{task}: the row and the marker name different winners")
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +469,7 @@ class Simulation:
             buckets=lambda _: objects,
             clock=clock,
             scratch=scratch,
-            logger=_Silent(),
+            logger=Silent(),
             threads=threads,
             drain=Drain(threads.signal()),
             rng=rng,
@@ -476,14 +506,8 @@ class Simulation:
     def _check(self) -> None:
         rows = {row.task: row for row in self._task_rows()}
         markers = {marker.task: marker for marker in JobStore(self.objects, self._paths).markers()}
-        self._check_decisions()
-        for task, row in rows.items():
-            if not row.state.terminal:
-                raise Violation(f"{task} is {row.state.value} at the end")
-            if row.state is TaskState.DONE and task not in markers:
-                raise Violation(f"{task} is done without a marker")
-            if row.state is TaskState.DONE and markers[task].attempt != row.winner:
-                raise Violation(f"{task}: the row and the marker name different winners")
+        check_decisions(self.seen)
+        check_ended(rows, markers)
         self._check_items(rows, markers)
         self._check_sends()
         if self.outages:
@@ -491,14 +515,6 @@ class Simulation:
             self._check_budget_of_failures()
         if self.calm:
             self._check_budget(rows)
-
-    def _check_decisions(self) -> None:
-        for key, bodies in self.seen.markers.items():
-            if len(bodies) > 1:
-                raise Violation(f"{key} had {len(bodies)} different contents")
-        for task, attempts in self.seen.attempts.items():
-            if any(later <= earlier for earlier, later in pairwise(attempts)):
-                raise Violation(f"attempts of {task} do not rise: {attempts}")
 
     def _check_blame(self, rows: dict[Any, TaskRow], markers: dict[Any, Marker]) -> None:
         """No worker has died, so no task is to blame.
@@ -586,12 +602,3 @@ def _known(call: Callable[[dict[str, Any]], object]) -> int:
 
 def _nothing(_name: str) -> None:
     """Let a call continue."""
-
-
-class _Silent:
-    """A logger that discards all lines."""
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Drop the line."""
-
-    debug = warning = error = exception = info

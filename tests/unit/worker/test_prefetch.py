@@ -22,7 +22,7 @@ def test_inputs_that_fail_early_cancel_the_calls_that_wait() -> None:
     def compute(number: int) -> None:
         begun.append(number)
         running.set()
-        time.sleep(0.2)
+        time.sleep(0.2)  # time for the rest to be cancelled
 
     def inputs() -> Iterator[int]:
         yield from range(8)
