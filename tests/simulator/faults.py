@@ -92,6 +92,8 @@ class WatchedRows(MemoryRows):
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
+        #: Called with each of them.
+        self.on_broken: Callable[[str], None] = lambda _rule: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -115,6 +117,7 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+                self.on_broken(self.broken[-1])
         self._count_result(statement_name(statement), result)
         return result
 

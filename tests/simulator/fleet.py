@@ -39,12 +39,15 @@ class Fleet:
         self.array_size: Callable[[ArrayElement], int | None] = lambda element: len(
             element.array.elements
         )
+        #: Called when the first process of an element begins.
+        self.on_start: Callable[[ArrayElement], None] = lambda _element: None
 
     def launch(self, element: ArrayElement) -> int:
         """The script of an element: the supervisor and its process, until they end."""
         files = self._world.node.files
         if files.get(f"{element.array.place}/id", b"").strip() == b"cancelled":
             return _CANCELLED_EXIT
+        self.on_start(element)
         words = shlex.split(element.array.script.rstrip().splitlines()[-1])
         options = dict(zip(words[-6::2], words[-5::2], strict=True))
         death: Death | None = None

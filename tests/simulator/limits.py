@@ -140,6 +140,7 @@ class LimitSimulation:
     def __post_init__(self) -> None:
         self.rng = rng = random.Random(self.seed)
         self.schedule, self.rows, self.seen = Schedule(_UNTIL_S), WatchedRows(), Seen()
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
         shape = self.shape or Shape.drawn(rng)
         self.hosts, self.skew_s, self.call_s = shape.hosts, shape.skew_s, shape.call_s
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config

@@ -200,6 +200,7 @@ class Simulation:
         self.rng = random.Random(self.seed)
         self.schedule = Schedule(_UNTIL_S)
         self.rows, self.objects, self.seen = WatchedRows(), MemoryObjects(), Seen()
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
         self.items = self.rng.randint(*self.load.items)
