@@ -70,8 +70,9 @@ class Outage:
 
     def hits(self, now: float, where: str) -> bool:
         """Whether a request is not answered."""
-        named = set(self.what.split()) <= set(where.split())
-        return self.start <= now < self.end and named
+        if not self.start <= now < self.end:
+            return False
+        return set(self.what.split()) <= set(where.split())
 
 
 @dataclass
@@ -303,8 +304,8 @@ class SimRows:
         except BaseException:
             self._seen.unrecorded |= taken
             raise
-        if isinstance(result, Refused):
-            # Its first reply was lost. The row may have moved on, and then nobody can tell.
+        if isinstance(result, Refused) and not _is_of(statement, result.row or {}):
+            # Its first reply was lost, and the row has moved on: nobody can tell.
             self._seen.unrecorded |= taken
         return result
 
@@ -332,6 +333,10 @@ class SimRows:
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
+
+
+def _is_of(statement: Statement, row: Row) -> bool:
+    return statement.name == "steal" and row.get("request") == statement.values["request"]
 
 
 class SimObjects:
