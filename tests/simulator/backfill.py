@@ -6,14 +6,10 @@ the nodes' own code. What they share loses, repeats and delays requests.
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator import api
@@ -27,7 +23,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
-from tests.simulator.chance import seeded
+from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -47,8 +43,10 @@ _UNTIL_S = 60_000.0
 _PATIENCE_S = 900.0
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
+#: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
+_LONG_STALL_S = 3600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
@@ -64,6 +62,9 @@ class Shape:
     item_s: float  #: mean seconds of a call
     retries: int
     limited: bool  #: the handler's calls share a rate limit
+    batches: bool  #: the handler takes several items
+    timeout_s: float  #: of an item; 0 for none
+    stall_s: float  #: without any progress
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Shape:
@@ -76,7 +77,15 @@ class Shape:
             item_s=0.05 if many else rng.choice((0.3, 1.5)),
             retries=rng.choice((0, 1, 1, 2)),
             limited=rng.random() < 0.2,
+            batches=rng.random() < 0.15,
+            timeout_s=rng.choice((0.0, 0.0, 25.0)),
+            stall_s=rng.choice((_LONG_STALL_S, 60.0)),
         )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a call that does not return is ended."""
+        return self.stall_s < _LONG_STALL_S or (self.timeout_s > 0 and not self.batches)
 
 
 @dataclass
@@ -116,7 +125,11 @@ class Backfill:
             self._rates(),
             conditional_put=rng.random() < 0.85,
         )
-        self.handler = SimHandler(self.world, self.shape.items, self.shape.item_s, calm=self.calm)
+        shape = self.shape
+        self.world.endless = shape.bounded and not self.calm
+        self.handler = SimHandler(
+            self.world, shape.items, shape.item_s, calm=self.calm, bounded=shape.bounded
+        )
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
@@ -133,12 +146,11 @@ class Backfill:
             Violation: naming the promise.
         """
         world, schedule = self.world, self.world.schedule
-        memory = "/dev/shm"
-        base = memory if os.access(memory, os.W_OK) else None
-        world.scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
             with (
+                scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
+                alarms(schedule),
                 handlers.registered(self.seed, self.handler),
             ):
                 schedule.run(Host("main"), self._main)
@@ -147,7 +159,6 @@ class Backfill:
         except Stuck as error:
             raise Violation(f"{error}; {world.states()}") from error
         finally:
-            shutil.rmtree(world.scratch, ignore_errors=True)
             check_rules(world.rows)
         return Report(
             self.seed,
@@ -322,14 +333,17 @@ class Backfill:
     def config(self, times: Mapping[str, float] | None = None) -> Config:
         """The user's YAML, with these times of a lease instead of the run's."""
         shape = self.shape
+        entry = handlers.handle_batch.__name__ if shape.batches else handlers.handle.__name__
         raw: dict[str, Any] = {
             "job_id": JOB,
             "input": {"path": f"s3://{BUCKET}/{INPUT}", "key": "id"},
-            "handler": {"entry": f"{handlers.__name__}:handle", "params": {"run": self.seed}},
+            "handler": {"entry": f"{handlers.__name__}:{entry}", "params": {"run": self.seed}},
             "workers": shape.workers,
-            "lease": {**(times or self.times), "max_lost": 4},
+            "lease": {**(times or self.times), "max_lost": 4, "stall": shape.stall_s},
             "worker": {"tries": 2, "backoff": 0.1, "checkpoint": 6},
         }
+        if shape.timeout_s:
+            raw["worker"]["item_timeout"] = shape.timeout_s
         if shape.bundle is not None:
             raw["bundle"] = shape.bundle
         if shape.limited:
