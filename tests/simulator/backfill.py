@@ -24,6 +24,7 @@ from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
+from tests.simulator.checks.cancels import Cancels
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -34,7 +35,6 @@ from tests.simulator.promises import Promises
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.user import Stuck, User, Verb
-from tests.simulator.checks.cancels import Cancels
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
 _EPOCH = 1_700_000_000.0

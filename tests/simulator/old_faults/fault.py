@@ -35,7 +35,7 @@ class OldFault:
         broke: what its users lost.
         promise: what the violation that finds it says, as a regular expression.
         seed: a seed that finds it, at which the search of the tests begins.
-        put_back: replaces what mends the fault, for the time of a run.
+        put_back: replaces what repairs the fault, for the time of a run.
         run: one seed with the fault.
         sound: one seed without it.
     """

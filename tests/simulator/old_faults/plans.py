@@ -40,7 +40,7 @@ class _MarkersFirst(TaskRepair):
         self, context: RepairContext, table: TaskTable, round_row: RoundRow, *, strict: bool
     ) -> None:
         earlier = _ListedEarlier(context.store, round_row.number)
-        store = JobStore(earlier, context.store.paths)  # type: ignore[arg-type]
+        store = JobStore(earlier, context.store.paths)
         super().__init__(replace(context, store=store), table, round_row, strict=strict)
 
 
