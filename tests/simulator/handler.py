@@ -47,13 +47,15 @@ class SimHandler:
 
     Args:
         world: where the calls are counted.
+        rng: decides what it does.
         items: number of items.
         item_s: mean seconds of a call.
         calm: every item is processed without an accident.
     """
 
-    def __init__(self, world: World, items: int, item_s: float, *, calm: bool) -> None:
-        rng = random.Random(world.rng.random())
+    def __init__(
+        self, world: World, rng: random.Random, items: int, item_s: float, *, calm: bool
+    ) -> None:
         self._world = world
         self._item_s = item_s
         usual = _USUAL[:9] if calm else _USUAL
@@ -61,6 +63,11 @@ class SimHandler:
         if not calm:
             for behaviour in rng.sample(_RARE, rng.randint(0, len(_RARE))):
                 self.behaviours[rng.randrange(items)] = behaviour
+        for number, behaviour in enumerate(self.behaviours):
+            if behaviour is not Behaviour.OK and not world.seen.happens(
+                f"item k{number}", behaviour.value
+            ):
+                self.behaviours[number] = Behaviour.OK
         self.sends: list[float] = []
         #: The user has corrected the handler, and asks for more memory.
         self.corrected = False
@@ -73,7 +80,8 @@ class SimHandler:
         world.calls[key] += 1
         calls = world.calls[key]
         self.sends.append(world.schedule.now)
-        world.schedule.sleep(world.rng.expovariate(1 / self._item_s))
+        rng = world.seen.rng_of(f"call {calls} of {key}")
+        world.schedule.sleep(rng.expovariate(1 / self._item_s))
         _ACTIONS.get(self.behaviours[number], _succeed)(self, item, calls)
         return {"n": number, "square": number * number}
 

@@ -78,7 +78,7 @@ def run_of(kind: type[Simulation | Backfill | LimitSimulation], seed: int, broke
     ("broken", "kind", "expected"),
     [
         ("claim", Simulation, "claim takes a task from leased to leased"),
-        ("release", Simulation, ": release of w"),
+        ("release", Simulation, ": release "),
         ("heartbeat", Backfill, ": heartbeat "),
         ("reserve now", LimitSimulation, "a limit's tat falls"),
     ],
