@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JOBS_PK
@@ -19,6 +19,7 @@ from slurm_worker.protocol.ports import (
     Row,
     Statement,
     StoredObject,
+    int_of,
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
@@ -30,6 +31,8 @@ _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: The audit log's actions for what a worker does to a task of another.
+RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class WatchedRows(MemoryRows):
         super().__init__()
         #: Replaces a statement, to check that the simulator notices one that is broken.
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
+        #: Called with each write that was applied: its name, the row before and after.
+        self.watchers: list[Callable[[str, Row, Row], None]] = []
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
         #: Gets a line when a write breaks a rule.
@@ -95,7 +100,10 @@ class WatchedRows(MemoryRows):
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
         result = super().put_new(row)
-        self._count_result(f"put {_kind_of(str(row['pk']), str(row['sk']))}", result)
+        name = f"put {_kind_of(str(row['pk']), str(row['sk']))}"
+        if isinstance(result, Applied):
+            self._tell(name, {}, result.row)
+        self._count_result(name, result)
         return result
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
@@ -108,6 +116,7 @@ class WatchedRows(MemoryRows):
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
                 self.say(f"A RULE IS BROKEN: {broken}")
+            self._tell(name, before, result.row)
         self._count_result(statement_name(statement), result)
         return result
 
@@ -116,6 +125,10 @@ class WatchedRows(MemoryRows):
         super().delete(pk, sk)
         self.tasks.pop((pk, sk), None)
         self._states.pop((pk, sk), None)
+
+    def _tell(self, name: str, before: Row, after: Row) -> None:
+        for watcher in self.watchers:
+            watcher(name, before, after)
 
     def _count_result(self, name: str, result: Applied | Refused) -> None:
         if isinstance(result, Refused):
@@ -190,6 +203,11 @@ class Network:
         """The process that makes the requests."""
         return self._schedule.current.host.name
 
+    @property
+    def now(self) -> float:
+        """The simulated time."""
+        return self._schedule.now
+
     def call(self, name: str, apply: Callable[[], T], where: str) -> T:
         """Make a request as the SDK does: repeated until an answer comes, a few times."""
         for attempt in range(_TRIES):
@@ -259,23 +277,41 @@ class SimRows:
             self._say(f"put {_short(str(row['pk']))} {row['sk']}", result)
             return result
 
-        return self._network.call("put", apply, f"table write {row['pk']}")
+        try:
+            return self._network.call("put", apply, f"table write {row['pk']}")
+        except BaseException:
+            if row.get("action") in RECORDED.values():
+                detail = cast("Row", row["detail"])
+                sk = str(detail["task"]).replace("-", "#")
+                self._seen.unrecorded.add((str(row["action"]), sk, int_of(detail, "attempt")))
+            raise
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
+        taken: set[tuple[str, str, int]] = set()
 
         def apply() -> Applied | Refused:
             result = self._rows.update(pk, sk, statement)
             self._say(f"{statement.name} {_short(pk)} {sk}", result)
+            if isinstance(result, Applied) and statement.name in RECORDED:
+                attempt = int_of(result.row, "attempt") - (statement.name == "steal")
+                taken.add((RECORDED[statement.name], sk, attempt))
             if isinstance(result, Applied) and statement.name in ("claim", "steal"):
-                attempt = result.row["attempt"]
-                assert isinstance(attempt, int)
+                attempt = int_of(result.row, "attempt")
                 self._seen.attempts.setdefault(sk, []).append(attempt)
             if isinstance(result, Refused) and statement.name == "claim":
                 self._seen.requests["claim refused"] += 1
             return result
 
-        return self._network.call(statement.name, apply, f"table write {pk}")
+        try:
+            result = self._network.call(statement.name, apply, f"table write {pk}")
+        except BaseException:
+            self._seen.unrecorded |= taken
+            raise
+        if isinstance(result, Refused) and not _is_of(statement, result.row or {}):
+            # Its first reply was lost, and the row has moved on: nobody can tell.
+            self._seen.unrecorded |= taken
+        return result
 
     def query(
         self,
@@ -306,6 +342,10 @@ class SimRows:
     def _say(self, write: str, result: Applied | Refused) -> None:
         refused = " refused" if isinstance(result, Refused) else ""
         self._seen.write(self._network.host, f"{write}{refused}")
+
+
+def _is_of(statement: Statement, row: Row) -> bool:
+    return statement.name == "steal" and row.get("request") == statement.values["request"]
 
 
 class SimObjects:
@@ -413,5 +453,6 @@ class SimObjects:
     def _record(self, key: str, body: bytes) -> None:
         self._seen.write(self._network.host, f"put {key}")
         if key.endswith(".done"):
+            self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()
             self._seen.markers.setdefault(key, set()).add(digest)

@@ -32,6 +32,11 @@ class Seen:
     markers: dict[str, set[str]] = field(default_factory=dict)
     #: Attempts of each task, in the order in which they were granted.
     attempts: dict[str, list[int]] = field(default_factory=dict)
+    #: When each marker was first stored.
+    committed: dict[str, float] = field(default_factory=dict)
+    #: Action, sort key and attempt of what happened to a task where its process, or the table,
+    #: failed before it was in the audit log.
+    unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
 
     def happens(self, event: str, kind: str) -> bool:
         """Whether an event may happen now; then it is counted by its kind.

@@ -60,6 +60,11 @@ class World:
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
     elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
+    endless: bool = False  #: whether calls of the handler may never return
+    #: Deaths of processes, by the task and the position of the item that ran
+    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
+    #: Those whose supervisor has killed them because the item did not end
+    hangs: set[tuple[str, int]] = field(default_factory=set)
 
     def host(self, name: str) -> Host:
         """A process whose clock is wrong; its name gets a number."""
@@ -70,6 +75,13 @@ class World:
     def say(self, line: str) -> None:
         """Append a line to the record, with the time."""
         self.seen.say(line)
+
+    def died(self, task: str, position: int | None, *, hung: bool) -> None:
+        """A worker process has died."""
+        if task and position is not None:
+            self.deaths[task, position] += 1
+            if hung:
+                self.hangs.add((task, position))
 
     def network(
         self, rng: random.Random, answered: Callable[[str], None] = lambda _name: None
