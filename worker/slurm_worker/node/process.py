@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from slurm_worker.backends.clock import AwsClock
@@ -70,7 +71,8 @@ def work(
 
     def leave() -> None:
         logs.close()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(0)
 
     try:
