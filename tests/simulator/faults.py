@@ -90,6 +90,8 @@ class WatchedRows(MemoryRows):
         super().__init__()
         #: Replaces a statement, to check that the simulator notices one that is broken.
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
+        #: Called with each update that was refused, and the row that it met; for mutants.
+        self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
         self.applied: Counter[str] = Counter()  #: by the statement's name
@@ -115,6 +117,8 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+        else:
+            self.on_refusal(pk, sk, statement, result.row)
         self._count_result(statement_name(statement), result)
         return result
 
@@ -138,6 +142,10 @@ class WatchedRows(MemoryRows):
             self.transitions[kind, before, state] += 1
             if kind == "task":
                 self.tasks[key] = state
+
+
+def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
+    """A refusal is no news."""
 
 
 def statement_name(statement: Statement) -> str:
