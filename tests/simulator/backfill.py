@@ -6,13 +6,9 @@ the nodes' own code. What they share loses, repeats and delays requests.
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow_slurm_provider.coordinator import api
@@ -26,7 +22,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
-from tests.simulator.chance import seeded
+from tests.simulator.chance import scratch, seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -127,11 +123,9 @@ class Backfill:
             Violation: naming the promise.
         """
         world, schedule = self.world, self.world.schedule
-        memory = "/dev/shm"
-        base = memory if os.access(memory, os.W_OK) else None
-        world.scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
             with (
+                scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
                 handlers.registered(self.seed, self.handler),
             ):
@@ -141,7 +135,6 @@ class Backfill:
         except Stuck as error:
             raise Violation(f"{error}; {world.states()}") from error
         finally:
-            shutil.rmtree(world.scratch, ignore_errors=True)
             check_rules(world.rows)
         return Report(
             self.seed,

@@ -7,13 +7,17 @@ in memory write the time beside each object: here that is the simulated time.
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -33,6 +37,19 @@ def seeded(seed: int, now: Callable[[], float]) -> Iterator[None]:
         mock.patch.object(ThreadPoolExecutor, "submit", _run_now),
     ):
         yield
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for all files of a run; in memory, a run takes half the time."""
+    memory = "/dev/shm"
+    base = memory if os.access(memory, os.W_OK) else None
+    folder = tempfile.mkdtemp(prefix="simulate-", dir=base)
+    try:
+        with mock.patch.object(tempfile, "tempdir", folder):
+            yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_now(

@@ -67,8 +67,9 @@ class Outage:
 
     def hits(self, now: float, where: str) -> bool:
         """Whether a request is not answered."""
-        named = set(self.what.split()) <= set(where.split())
-        return self.start <= now < self.end and named
+        if not self.start <= now < self.end:
+            return False
+        return set(self.what.split()) <= set(where.split())
 
 
 @dataclass

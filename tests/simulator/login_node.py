@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shlex
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,6 +24,8 @@ from tests.simulator.faults import Network
 from tests.simulator.schedule import Host, Schedule, SimPending
 
 _HOME = "/home/lab"
+_PART = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]+")
+_WORD = re.compile(rf"(?:{_PART.pattern})+")
 #: Mean seconds of a step of a program, and of a request to the controller.
 _STEP_S, _REQUEST_S = 0.002, 0.02
 _DOWN = "Unable to contact slurm controller (connect failure)"
@@ -81,7 +83,7 @@ class LoginNode:
 
     def execute(self, command: str, stdin: bytes) -> CommandResult:
         """Run a command of the client to its end."""
-        words = shlex.split(command)
+        words = _words(command)
         try:
             return CommandResult(0, self._run(words, stdin), "")
         except _Exit as ended:
@@ -448,6 +450,14 @@ class SimTransport:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _words(command: str) -> list[str]:
+    """As `shlex.split`, which reads a program character by character."""
+    return [
+        "".join(part[1:-1] if part[0] in "'\"" else part for part in _PART.findall(word))
+        for word in _WORD.findall(command)
+    ]
 
 
 def _name_of(command: str) -> str:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,6 +36,7 @@ from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects
+from tests.simulator.chance import scratch
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import (
@@ -237,16 +235,12 @@ class Simulation:
         Raises:
             Violation: naming the promise.
         """
-        # Journals are real files; in memory, a run takes half the time.
-        memory = "/dev/shm"
-        base = memory if os.access(memory, os.W_OK) else None
-        self.scratch = scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
-            self.schedule.run(Host("main"), self._main)
+            with scratch() as self.scratch:
+                self.schedule.run(Host("main"), self._main)
         except Overrun as error:
             raise Violation(f"the job does not end: {error}; {self._states()}") from error
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
             _CALLS.clear()
         check_rules(self.rows)
         self._check()
@@ -498,7 +492,7 @@ class Simulation:
         return [row for shard in range(self.shards) for row in table.all_rows(shard)]
 
     def _complete(self) -> bool:
-        return all(row.state.terminal for row in self._task_rows())
+        return all(TaskState(state).terminal for state in self.rows.tasks.values())
 
     def _states(self) -> str:
         return ", ".join(f"{row.task} {row.state.value}" for row in self._task_rows())
