@@ -22,7 +22,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
-from tests.simulator.chance import scratch, seeded
+from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -42,6 +42,7 @@ _PATIENCE_S = 900.0
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
 _TTL_S = 20.0
+_LONG_STALL_S = 3600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
@@ -57,6 +58,9 @@ class Shape:
     item_s: float  #: mean seconds of a call
     retries: int
     limited: bool  #: the handler's calls share a rate limit
+    batches: bool  #: the handler takes several items
+    timeout_s: float  #: of an item; 0 for none
+    stall_s: float  #: without any progress
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Shape:
@@ -69,7 +73,15 @@ class Shape:
             item_s=0.05 if many else rng.choice((0.3, 1.5)),
             retries=rng.choice((0, 1, 1, 2)),
             limited=rng.random() < 0.2,
+            batches=rng.random() < 0.15,
+            timeout_s=rng.choice((0.0, 0.0, 25.0)),
+            stall_s=rng.choice((_LONG_STALL_S, 60.0)),
         )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a call that does not return is ended."""
+        return self.stall_s < _LONG_STALL_S or (self.timeout_s > 0 and not self.batches)
 
 
 @dataclass
@@ -109,7 +121,11 @@ class Backfill:
             self._rates(),
             conditional_put=rng.random() < 0.85,
         )
-        self.handler = SimHandler(self.world, self.shape.items, self.shape.item_s, calm=self.calm)
+        shape = self.shape
+        self.world.endless = shape.bounded and not self.calm
+        self.handler = SimHandler(
+            self.world, shape.items, shape.item_s, calm=self.calm, bounded=shape.bounded
+        )
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
@@ -127,6 +143,7 @@ class Backfill:
             with (
                 scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
+                alarms(schedule),
                 handlers.registered(self.seed, self.handler),
             ):
                 schedule.run(Host("main"), self._main)
@@ -301,14 +318,23 @@ class Backfill:
     def config(self) -> Config:
         """The user's YAML."""
         shape = self.shape
+        entry = handlers.handle_batch.__name__ if shape.batches else handlers.handle.__name__
         raw: dict[str, Any] = {
             "job_id": JOB,
             "input": {"path": f"s3://{BUCKET}/{INPUT}", "key": "id"},
-            "handler": {"entry": f"{handlers.__name__}:handle", "params": {"run": self.seed}},
+            "handler": {"entry": f"{handlers.__name__}:{entry}", "params": {"run": self.seed}},
             "workers": shape.workers,
-            "lease": {"ttl": _TTL_S, "heartbeat": 5, "margin": 3, "max_lost": 4},
+            "lease": {
+                "ttl": _TTL_S,
+                "heartbeat": 5,
+                "margin": 3,
+                "max_lost": 4,
+                "stall": shape.stall_s,
+            },
             "worker": {"tries": 2, "backoff": 0.1, "checkpoint": 6},
         }
+        if shape.timeout_s:
+            raw["worker"]["item_timeout"] = shape.timeout_s
         if shape.bundle is not None:
             raw["bundle"] = shape.bundle
         if shape.limited:

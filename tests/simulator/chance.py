@@ -1,4 +1,4 @@
-"""Chance, time and concurrency of the standard library, decided by a seed.
+"""Chance, time, signals and concurrency of the standard library, decided by a seed.
 
 The product draws tokens, and uses thread pools for requests. In a simulation both must depend on
 the seed alone: tokens come from one generator, and a pool runs what it is given at once. The stores
@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -20,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from tests.simulator.schedule import Schedule
 
 
 @contextmanager
@@ -61,3 +64,24 @@ def _run_now(
     except Exception as error:
         ended.set_exception(error)
     return ended
+
+
+@contextmanager
+def alarms(schedule: Schedule) -> Iterator[None]:
+    """Let `signal.setitimer` interrupt a simulated thread, in simulated time."""
+    handlers: dict[int, Callable[[int, None], None]] = {}
+
+    def install(number: int, handler: Any) -> Any:
+        before, handlers[number] = handlers.get(number), handler
+        return before
+
+    def setitimer(_which: int, seconds: float, _interval: float = 0.0) -> None:
+        handler = handlers[signal.SIGALRM]
+        ring = (schedule.now + seconds, lambda: handler(signal.SIGALRM, None))
+        schedule.current.alarm = ring if seconds else None
+
+    with (
+        mock.patch.object(signal, "signal", install),
+        mock.patch.object(signal, "setitimer", setitimer),
+    ):
+        yield

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JOBS_PK
@@ -19,6 +19,7 @@ from slurm_worker.protocol.ports import (
     Row,
     Statement,
     StoredObject,
+    int_of,
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
@@ -29,6 +30,8 @@ _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: The audit log's actions for what a worker does to a task of another.
+RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ class Seen:
     markers: dict[str, set[str]] = field(default_factory=dict)
     #: Attempts of each task, in the order in which they were granted.
     attempts: dict[str, list[int]] = field(default_factory=dict)
+    #: When each marker was first stored.
+    committed: dict[str, float] = field(default_factory=dict)
+    #: Action, sort key and attempt of what happened to a task where its process, or the table,
+    #: failed before it was in the audit log.
+    unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
 
 
 class WatchedRows(MemoryRows):
@@ -91,6 +99,8 @@ class WatchedRows(MemoryRows):
         super().__init__()
         #: Replaces a statement, to check that the simulator notices one that is broken.
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
+        #: Called with each write that was applied: its name, the row before and after.
+        self.watchers: list[Callable[[str, Row, Row], None]] = []
         #: Called with each update that was refused, and the row that it met; for mutants.
         self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
@@ -106,7 +116,10 @@ class WatchedRows(MemoryRows):
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
         result = super().put_new(row)
-        self._count_result(f"put {_kind_of(str(row['pk']), str(row['sk']))}", result)
+        name = f"put {_kind_of(str(row['pk']), str(row['sk']))}"
+        if isinstance(result, Applied):
+            self._tell(name, {}, result.row)
+        self._count_result(name, result)
         return result
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
@@ -118,6 +131,7 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+            self._tell(name, before, result.row)
         else:
             self.on_refusal(pk, sk, statement, result.row)
         self._count_result(statement_name(statement), result)
@@ -128,6 +142,10 @@ class WatchedRows(MemoryRows):
         super().delete(pk, sk)
         self.tasks.pop((pk, sk), None)
         self._states.pop((pk, sk), None)
+
+    def _tell(self, name: str, before: Row, after: Row) -> None:
+        for watcher in self.watchers:
+            watcher(name, before, after)
 
     def _count_result(self, name: str, result: Applied | Refused) -> None:
         if isinstance(result, Refused):
@@ -191,6 +209,11 @@ class Network:
         self._seen = seen
         self._outages = outages
         self._answered = answered
+
+    @property
+    def now(self) -> float:
+        """The simulated time."""
+        return self._schedule.now
 
     def call(self, name: str, apply: Callable[[], T], where: str) -> T:
         """Make a request as the SDK does: repeated until an answer comes, a few times."""
@@ -257,24 +280,42 @@ class SimRows:
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
-        return self._network.call(
-            "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
-        )
+        try:
+            return self._network.call(
+                "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
+            )
+        except BaseException:
+            if row.get("action") in RECORDED.values():
+                detail = cast("Row", row["detail"])
+                sk = str(detail["task"]).replace("-", "#")
+                self._seen.unrecorded.add((str(row["action"]), sk, int_of(detail, "attempt")))
+            raise
 
     def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
+        taken: set[tuple[str, str, int]] = set()
 
         def apply() -> Applied | Refused:
             result = self._rows.update(pk, sk, statement)
+            if isinstance(result, Applied) and statement.name in RECORDED:
+                attempt = int_of(result.row, "attempt") - (statement.name == "steal")
+                taken.add((RECORDED[statement.name], sk, attempt))
             if isinstance(result, Applied) and statement.name in ("claim", "steal"):
-                attempt = result.row["attempt"]
-                assert isinstance(attempt, int)
+                attempt = int_of(result.row, "attempt")
                 self._seen.attempts.setdefault(sk, []).append(attempt)
             if isinstance(result, Refused) and statement.name == "claim":
                 self._seen.requests["claim refused"] += 1
             return result
 
-        return self._network.call(statement.name, apply, f"table write {pk}")
+        try:
+            result = self._network.call(statement.name, apply, f"table write {pk}")
+        except BaseException:
+            self._seen.unrecorded |= taken
+            raise
+        if isinstance(result, Refused) and not _is_of(statement, result.row or {}):
+            # Its first reply was lost, and the row has moved on: nobody can tell.
+            self._seen.unrecorded |= taken
+        return result
 
     def query(
         self,
@@ -300,6 +341,10 @@ class SimRows:
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
+
+
+def _is_of(statement: Statement, row: Row) -> bool:
+    return statement.name == "steal" and row.get("request") == statement.values["request"]
 
 
 class SimObjects:
@@ -406,5 +451,6 @@ class SimObjects:
 
     def _record(self, key: str, body: bytes) -> None:
         if key.endswith(".done"):
+            self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()
             self._seen.markers.setdefault(key, set()).add(digest)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
-from slurm_worker.execution.flight_recorder import Record, Recorder
+from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
 from slurm_worker.node.context import NodeContext
+from slurm_worker.node.process import hang_limits
 from slurm_worker.node.slurm_job import Drain, WorkerExit, WorkerIdentity
 from slurm_worker.node.supervisor import Death
 from slurm_worker.node.worker import Worker, read_config
@@ -27,6 +28,8 @@ from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
 _MOST_PROCESSES = 20
+#: Between two looks of a supervisor whether a process hangs.
+_LOOK_S = 1.0
 
 
 class Fleet:
@@ -85,6 +88,7 @@ class _Process:
         self._host.when_killed = lambda: self._records.append(self._recorder.read())
         self._stop = SimSignal(world.schedule)
         self._codes: list[int] = []
+        self._hung = False
 
     def run(self) -> tuple[int | None, Death | None]:
         """Its exit code, or what it was doing when it died."""
@@ -107,11 +111,26 @@ class _Process:
 
         schedule.spawn(self._host, live)
         schedule.spawn(self._host, self._forward)
+        if self._world.endless:
+            schedule.spawn(element.hosts[0], self._kill_if_hung)
         ended.wait()
         if not self._records:
             return codes[0], None
         self._world.say(f"{self._host.name} died")
-        return None, _death(self._records[0])
+        record = self._records[0]
+        self._world.died(record.task, record.position, hung=self._hung)
+        return None, _death(record, hung=self._hung)
+
+    def _kill_if_hung(self) -> None:
+        """The supervisor kills a process whose item, or whose every item, takes too long."""
+        watch, schedule = HangDetector(), self._world.schedule
+        while not self._codes and not self._host.dead:
+            if watch.hangs(self._recorder.read(), schedule.now):
+                self._hung = True
+                self._world.seen.faults["hung process killed"] += 1
+                schedule.kill(self._host)
+                return
+            schedule.sleep(_LOOK_S)
 
     def _forward(self) -> None:
         """The supervisor passes SIGTERM on to its process."""
@@ -124,6 +143,7 @@ class _Process:
         objects = world.store(network)
         _, key = split_s3_uri(self._options["--config"], "--config")
         config = read_config(objects.get(key), key)
+        self._recorder.limits(*hang_limits(config))
         rows, clock = SimRows(world.rows, network, world.seen), SimClock(world.schedule, self._host)
         table = TaskTable(rows, JOB, config.shards, config.lease, clock)
         if self._death is not None:
@@ -168,11 +188,12 @@ class _Process:
         return ""
 
 
-def _death(record: Record) -> Death | None:
+def _death(record: Record, *, hung: bool) -> Death | None:
     leases = tuple(lease for lease in record.leases if lease != (record.task, record.attempt))
     if not record.task and not leases:
         return None
-    crash = Crash(ErrorClass.WORKER_CRASH, record.position)
+    error_class = ErrorClass.TIMEOUT if hung else ErrorClass.WORKER_CRASH
+    crash = Crash(error_class, record.position)
     return Death(record.owner, record.task, record.attempt, crash, leases)
 
 

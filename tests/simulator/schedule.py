@@ -49,6 +49,8 @@ class _Thread:
     host: Host
     #: Which of its places in the queue counts; earlier ones are void.
     turn: int = 0
+    #: When a signal interrupts what it does, and what the signal does then.
+    alarm: tuple[float, Callable[[], None]] | None = None
     green: greenlet = field(init=False)
 
 
@@ -105,9 +107,14 @@ class Schedule:
             Killed: if the caller's host was killed meanwhile.
         """
         self._check()
-        self._enqueue(self.current, self.now + max(0.0, seconds))
+        thread, until = self.current, self.now + max(0.0, seconds)
+        alarm = thread.alarm if thread.alarm is not None and thread.alarm[0] < until else None
+        self._enqueue(thread, until if alarm is None else max(self.now, alarm[0]))
         self._hub.switch()
         self._check()
+        if alarm is not None:
+            thread.alarm = None
+            alarm[1]()
 
     def wait(self) -> None:
         """Let the others run until `wake`.

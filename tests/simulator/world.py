@@ -61,6 +61,11 @@ class World:
     log: list[str] = field(default_factory=list)  #: for people who read a failed run
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
     elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
+    endless: bool = False  #: whether calls of the handler may never return
+    #: Deaths of processes, by the task and the position of the item that ran
+    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
+    #: Those whose supervisor has killed them because the item did not end
+    hangs: set[tuple[str, int]] = field(default_factory=set)
 
     def host(self, name: str) -> Host:
         """A process whose clock is wrong."""
@@ -69,6 +74,13 @@ class World:
     def say(self, line: str) -> None:
         """Append a line to the log, with the time."""
         self.log.append(f"{self.schedule.now:8.1f} {line}")
+
+    def died(self, task: str, position: int | None, *, hung: bool) -> None:
+        """A worker process has died."""
+        if task and position is not None:
+            self.deaths[task, position] += 1
+            if hung:
+                self.hangs.add((task, position))
 
     def network(
         self, rng: random.Random, answered: Callable[[str], None] = lambda _name: None

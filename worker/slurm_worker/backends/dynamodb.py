@@ -35,6 +35,7 @@ CLIENT_CONFIG = Config(
     max_pool_connections=32,
 )
 
+_ENDPOINT = "aws.dynamodb_endpoint_url"
 _NAMES = re.compile(r"#(\w+)")
 _serialize = TypeSerializer().serialize
 #: The reply's key of the items that are taken out before the SDK reads them.
@@ -160,12 +161,12 @@ class DynamoRows:
                     f"storage.table: there is no DynamoDB table {self._table!r}",
                     "create it with slurmctl bootstrap, or correct the name",
                 ) from error
-            raise refused(f"DynamoDB table {self._table!r}", error) from error
+            raise refused(f"DynamoDB table {self._table!r}", error, _ENDPOINT) from error
         except BotoCoreError as error:
             raise unanswered(
                 f"DynamoDB table {self._table!r}",
                 error,
-                "aws.dynamodb_endpoint_url, the region and the network",
+                f"{_ENDPOINT}, the region and the network",
             ) from error
 
 

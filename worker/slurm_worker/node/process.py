@@ -65,11 +65,7 @@ def work(
     rows = DynamoRows(dynamo, config.table, clock)
     store = JobStore(S3Objects(s3, config.bucket), JobPaths(config.prefix, config.job_id))
     table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
-    timeout_s = config.worker.item_timeout_s
-    recorder.limits(
-        timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0,
-        config.lease.stall_s + _HANG_MARGIN_S,
-    )
+    recorder.limits(*hang_limits(config))
     logs = _start_logs(config, identity, store, folder, number)
 
     def leave() -> None:
@@ -105,6 +101,13 @@ def work(
         raise
     finally:
         logs.close()
+
+
+def hang_limits(config: JobConfig) -> tuple[float, float]:
+    """Seconds after which an item hangs (0 for no limit), and a process without any progress."""
+    timeout_s = config.worker.item_timeout_s
+    item_s = timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0
+    return item_s, config.lease.stall_s + _HANG_MARGIN_S
 
 
 def _start_logs(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -13,12 +17,16 @@ from slurm_worker.backends.dynamodb import DynamoRows, dynamo_client
 from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import (
     AccessDenied,
+    ExpiredCredentials,
     InvalidRequest,
     NoCredentials,
     ServiceError,
     Throttled,
     UserError,
+    WrongClock,
+    WrongSetting,
 )
+from tests.unit.answers import Answer, dynamo_refusal, page_of_a_proxy, serving, session
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +118,60 @@ def test_settings_that_the_sdk_cannot_use_are_named_when_a_client_is_made(
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         client()
+
+
+SIGNED_EARLIER = "Signature expired: 20261130T100000Z is now earlier than 20261130T110000Z"
+SIGNED_LATER = "Signature not yet current: 20261130T120000Z is still later than 20261130T110500Z"
+
+
+def refusal_of_the_table(answer: Answer) -> ServiceError:
+    """The error for a row that is read from a table that answers so."""
+    with serving(lambda _: answer) as server, pytest.raises(ServiceError) as told:
+        DynamoRows(dynamo_client(session(), server.url), "backfills", AwsClock()).get("pk", "sk")
+    return told.value
+
+
+def test_expired_credentials_are_named_with_what_to_do() -> None:
+    code, said = "ExpiredTokenException", "The security token included in the request is expired"
+    error = refusal_of_the_table(dynamo_refusal(400, code, said))
+    assert type(error) is ExpiredCredentials
+    assert error.problem == (
+        f"DynamoDB table 'backfills': the AWS credentials have expired ({code}: {said})"
+    )
+    assert error.fix.startswith("renew them")
+
+
+@pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize("said", [SIGNED_EARLIER, SIGNED_LATER])
+def test_a_signature_of_another_time_is_a_wrong_clock(code: str, said: str) -> None:
+    error = refusal_of_the_table(dynamo_refusal(400, code, said))
+    assert type(error) is WrongClock
+    assert said in error.problem
+    assert "NTP" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("hours", "way"), [(1, r"3,[56]\d\d s behind"), (-1, r"3,[56]\d\d s ahead of")]
+)
+def test_a_wrong_clock_is_told_with_the_difference_and_the_host(hours: int, way: str) -> None:
+    date = {"Date": format_datetime(datetime.now(timezone.utc) + timedelta(hours=hours))}
+    error = refusal_of_the_table(dynamo_refusal(400, "RequestTimeTooSkewed", "no", date))
+    assert re.search(
+        f"the clock of '{re.escape(gethostname())}' is {way} the service's", str(error)
+    )
+
+
+def test_a_signature_with_a_wrong_key_is_not_blamed_on_the_clock() -> None:
+    said = "The request signature we calculated does not match the signature you provided."
+    error = refusal_of_the_table(dynamo_refusal(400, "InvalidSignatureException", said))
+    assert type(error) is ServiceError
+
+
+def test_a_redirect_of_the_table_is_one_line_with_the_address_and_the_setting() -> None:
+    to = {"Location": "https://dynamodb.lab.example/"}
+    error = refusal_of_the_table(page_of_a_proxy(301, "301 Moved Permanently", to))
+    assert type(error) is WrongSetting
+    assert str(error) == (
+        "DynamoDB table 'backfills': the service redirects to https://dynamodb.lab.example/; "
+        "correct aws.dynamodb_endpoint_url"
+    )
