@@ -23,13 +23,15 @@ from slurm_worker.protocol.ports import (
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
-from tests.simulator.schedule import Schedule
+from tests.simulator.schedule import Host, Schedule
 
 T = TypeVar("T")
 _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: Mean delay of a write that arrives late.
+_LATE_S = 20.0
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -43,12 +45,14 @@ class FaultRates:
         lost_reply: the request is applied, but its reply is lost.
         throttled: the request is refused for now.
         slow: the request takes up to two seconds.
+        late: a write arrives when its sender has given up waiting, and has perhaps repeated it.
     """
 
     lost_request: float = 0.0
     lost_reply: float = 0.0
     throttled: float = 0.0
     slow: float = 0.0
+    late: float = 0.0
     until: float = 0.0
 
 
@@ -164,7 +168,7 @@ class WatchedRows(MemoryRows):
 
 
 def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
-    """A refusal is no news."""
+    """Ignore the refusal."""
 
 
 def statement_name(statement: Statement) -> str:
@@ -215,8 +219,17 @@ class Network:
         """The simulated time."""
         return self._schedule.now
 
-    def call(self, name: str, apply: Callable[[], T], where: str) -> T:
-        """Make a request as the SDK does: repeated until an answer comes, a few times."""
+    def call(
+        self,
+        name: str,
+        apply: Callable[[], T],
+        where: str,
+        late: Callable[[], object] | None = None,
+    ) -> T:
+        """Make a request as the SDK does: repeated until an answer comes, a few times.
+
+        `late` makes it where it arrives late; None where it is then lost.
+        """
         for attempt in range(_TRIES):
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
@@ -228,9 +241,11 @@ class Network:
             if fault == "throttled":
                 self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                 continue
-            if fault != "lost_request":
+            if fault == "late" and late is not None:
+                self._arrive_later(late)
+            if fault not in ("lost_request", "late"):
                 result = apply()
-            if fault in ("lost_request", "lost_reply"):
+            if fault in ("lost_request", "lost_reply", "late"):
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
@@ -238,12 +253,22 @@ class Network:
             return result
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
+    def _arrive_later(self, late: Callable[[], object]) -> None:
+        """Make a request later, whatever has become of its sender."""
+        delay_s = _TIMEOUT_S + self._rng.expovariate(1 / _LATE_S)
+
+        def arrive() -> None:
+            self._schedule.sleep(delay_s)
+            late()
+
+        self._schedule.spawn(Host("network"), arrive)
+
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
         fault = self._fault(where)
         if fault:
             self._seen.faults[fault] += 1
-        return fault
+        return "lost_request" if fault == "late" else fault
 
     def answer(self, name: str) -> None:
         """A request of this name was answered."""
@@ -257,7 +282,7 @@ class Network:
         if self._schedule.now > self._rates.until:
             return ""
         dice = self._rng.random()
-        for name in ("lost_request", "lost_reply", "throttled", "slow"):
+        for name in ("lost_request", "lost_reply", "throttled", "slow", "late"):
             dice -= getattr(self._rates, name)
             if dice < 0:
                 return name
@@ -280,10 +305,12 @@ class SimRows:
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
+
+        def apply() -> Applied | Refused:
+            return self._rows.put_new(row)
+
         try:
-            return self._network.call(
-                "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
-            )
+            return self._network.call("put", apply, f"table write {row['pk']}", apply)
         except BaseException:
             if row.get("action") in RECORDED.values():
                 detail = cast("Row", row["detail"])
@@ -307,8 +334,13 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
+        def apply_late() -> None:
+            apply()
+            # Nobody gets this answer.
+            self._seen.unrecorded |= taken
+
         try:
-            result = self._network.call(statement.name, apply, f"table write {pk}")
+            result = self._network.call(statement.name, apply, f"table write {pk}", apply_late)
         except BaseException:
             self._seen.unrecorded |= taken
             raise

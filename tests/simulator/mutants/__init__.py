@@ -8,6 +8,6 @@ A run depends on its seed alone. So a mutant's run is the same as the unbroken o
 write that only the mutant's condition lets through. One *screening* run per seed (`screening`)
 therefore tries all mutants of a statement on each row that the statement met. A seed in which a
 mutant never differs can't find it, and isn't run. Where it differs, the row that it would have
-left is held against the rules of `tests.simulator.rules`: most mutants are found there, without a
+left is compared with the rules of `tests.simulator.rules`: most mutants are found there, without a
 run of their own. The others run on the seeds in which they differ (`hunt`).
 """

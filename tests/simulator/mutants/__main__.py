@@ -62,10 +62,11 @@ def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant]) -> int:
         for name in EQUIVALENT
         if name in names and names[name].by
     ]
-    wrong += [f"{name} is said to be equivalent, and is no mutant" for name in EQUIVALENT - names.keys()]
+    unknown = EQUIVALENT.keys() - names.keys()
+    wrong += [f"no mutant is named {name}, said to be equivalent" for name in sorted(unknown)]
     asked = {mutant.statement for mutant in met}
     missing = [name for name in statement_names() if name not in asked | NEVER_REFUSED]
-    wrong += [f"{name} was never refused, so that none of its mutants was tried" for name in missing]
+    wrong += [f"{name} was never refused: none of its mutants was tried" for name in missing]
     others = [hunt for name, hunt in names.items() if name not in EQUIVALENT]
     found = sum(bool(hunt.by) for hunt in others)
     part = found / max(1, len(others) + len(missing))

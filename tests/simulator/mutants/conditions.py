@@ -92,8 +92,8 @@ def _weaker(tree: _Tree) -> Iterator[tuple[str, _Tree]]:
         if tree.word == "AND":
             rest = tree.parts[:at] + tree.parts[at + 1 :]
             yield f"without {part}", rest[0] if len(rest) == 1 else _Node("AND", rest)
-        for broken, weaker in _weaker(part):
-            yield broken, _Node(tree.word, (*tree.parts[:at], weaker, *tree.parts[at + 1 :]))
+        for broken, other in _weaker(part):
+            yield broken, _Node(tree.word, (*tree.parts[:at], other, *tree.parts[at + 1 :]))
 
 
 def _parsed(condition: str) -> _Tree:

@@ -11,7 +11,6 @@ from tests.simulator.mutants.ordering import Order
 from tests.simulator.mutants.runs import Kind, table_of, what_breaks
 from tests.simulator.mutants.screening import Difference
 
-
 #: Runs of a mutant where it differs.
 MOST_RUNS = 100
 
@@ -37,7 +36,7 @@ class Hunt:
 
 
 def hunt_condition(mutant: Mutant, differences: list[Difference], most: int = MOST_RUNS) -> Hunt:
-    """Run a mutant where it differs: first where that breaks a rule of the row, at most so often."""
+    """Run a mutant where it differs, first where that breaks a rule of the row."""
     likely = sorted(differences, key=lambda each: (not each.rule, each.seed))
     for runs, each in enumerate(likely[:most], 1):
         if by := broken_condition(mutant, each.kind, each.seed):

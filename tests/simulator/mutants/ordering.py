@@ -102,8 +102,8 @@ class PutOff:
         """Make a request, or `pretend` that it was made.
 
         Args:
-            text: the sort of request (``put`` is that of an object), and a statement's name, the key
-                of a row or an object, or a command.
+            text: the sort of request (``put`` is that of an object); and a statement's name, the
+                key of a row or an object, or a command.
         """
         thread = getcurrent()
         first, second = re.match(self._order.first, text), re.match(self._order.second, text)
@@ -140,7 +140,7 @@ def _replacements(put_off: PutOff) -> Iterator[tuple[type, str, Callable[..., An
 
 
 def _update(put_off: PutOff, make: Callable[..., Any]) -> Callable[..., Any]:
-    def update(rows: SimRows, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+    def update(rows: SimRows, pk: str, sk: str, statement: Statement) -> Any:
         def pretend() -> Applied | Refused:
             table, row = MemoryRows(), rows.get(pk, sk)
             if row is not None:
@@ -154,7 +154,7 @@ def _update(put_off: PutOff, make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _put_row(put_off: PutOff, make: Callable[..., Any]) -> Callable[..., Any]:
-    def put_new(rows: SimRows, row: Row) -> Applied | Refused:
+    def put_new(rows: SimRows, row: Row) -> Any:
         text = f"put row {row['pk']} {row['sk']}"
         return put_off.ask(text, lambda: make(rows, row), lambda: Applied(row))
 
