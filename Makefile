@@ -52,7 +52,7 @@ e2e: ## run DAGs and slurmctl as a user does, against the stack (make stack-up f
 anomalies: ## provoke each kind of anomaly on the stack (make stack-up first; 4 minutes)
 	ANOMALIES=all $(BIN)/pytest -q tests/e2e/test_anomalies.py
 
-chaos: ## run a job while workers die and requests fail (make stack-up first; SEEDS="1 2 3")
+chaos: ## run a job while workers, commands, daemons, disks and requests fail (make stack-up first; 5 minutes a seed; SEEDS="1 2 3")
 	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))
 
 chaos-short: ## run one short round of chaos with a fixed seed (make stack-up first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_slurm_provider.coordinator import api
@@ -30,8 +30,10 @@ from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
 from tests.simulator.promises import Promises
+from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
+from tests.simulator.seen import Seen
 from tests.simulator.user import Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
@@ -89,12 +91,15 @@ class Backfill:
     """One run; `seed` decides everything."""
 
     seed: int
+    reduced: Reduction = WHOLE
 
     def __post_init__(self) -> None:
         self.rng = rng = random.Random(self.seed)
         self.calm = rng.random() < 0.1
-        self.shape = Shape.drawn(rng)
+        self.shape = self._reduced(Shape.drawn(rng))
         schedule = Schedule(_UNTIL_S)
+        self.seen = seen = Seen(self.seed, self.reduced.keep, lambda: schedule.now)
+        self._moments = 0
         #: Until when things happen.
         self.until = 0.0 if self.calm else rng.uniform(60, 900)
         rules = ClusterRules(
@@ -112,19 +117,26 @@ class Backfill:
             random.Random(rng.random()),
             controller,
             SlurmFaults(slurm, slurm, self.until),
+            seen,
         )
         self.world = World(
             schedule,
-            rng,
+            seen,
             controller,
             node,
             self._rates(),
             conditional_put=rng.random() < 0.85,
         )
         shape = self.shape
+        self.world.rows.say = seen.say
         self.world.endless = shape.bounded and not self.calm
         self.handler = SimHandler(
-            self.world, shape.items, shape.item_s, calm=self.calm, bounded=shape.bounded
+            self.world,
+            random.Random(rng.random()),
+            shape.items,
+            shape.item_s,
+            calm=self.calm,
+            bounded=shape.bounded,
         )
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
@@ -164,6 +176,14 @@ class Backfill:
 
     # --- what happens -----------------------------------------------------------
 
+    def _reduced(self, shape: Shape) -> Shape:
+        return replace(
+            shape,
+            items=min(shape.items, self.reduced.items),
+            workers=min(shape.workers, self.reduced.workers),
+            retries=min(shape.retries, self.reduced.retries),
+        )
+
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
         request, reply, throttled, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
@@ -173,7 +193,8 @@ class Backfill:
         world = self.world
         lines = [f'{{"id": "k{n}", "n": {n}}}\n' for n in range(self.shape.items)]
         world.objects.put(INPUT, "".join(lines).encode())
-        if self.rng.random() < 0.05:
+        chance = self.seen.rng_of("main")
+        if chance.random() < 0.05 and self.seen.happens("input", "an earlier release"):
             # An earlier release created a job before it had read the input.
             spec = self.config().spec
             world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
@@ -188,7 +209,7 @@ class Backfill:
         self._retry_the_rest()
         if not self.calm:
             for name, verb in (("gc", _collect), ("aggregate", _aggregate), ("repair", _repair)):
-                if self.rng.random() < 0.3:
+                if chance.random() < 0.3 and self.seen.happens(f"{name} beside", "aggregate"):
                     self.user.begin(name, verb, disturbed=True)
         self._until_done("aggregate", _aggregate)
         self.user.wait()
@@ -236,9 +257,11 @@ class Backfill:
         world = self.world
         since, submissions = world.schedule.now, 0
         while not world.complete():
-            world.schedule.sleep(self.rng.expovariate(1 / 6.0))
+            self._moments += 1
+            rng = self.seen.rng_of(f"moment {self._moments}")
+            world.schedule.sleep(rng.expovariate(1 / 6.0))
             if world.schedule.now < self.until:
-                self._trouble()
+                self._trouble(rng)
             since = max(since, self.until, *(outage.end for outage in world.outages))
             if world.schedule.now > since + _PATIENCE_S and not self.user.running:
                 submissions += 1
@@ -248,14 +271,18 @@ class Backfill:
                 self.user.until_done("submit", _submit(self), self._correct)
                 since = world.schedule.now
 
-    def _trouble(self) -> None:
-        world, rng = self.world, self.rng
+    def _trouble(self, rng: random.Random) -> None:
+        world = self.world
         kind = rng.choices(list(_TROUBLES), list(_TROUBLES.values()))[0]
+        running = world.controller.running()
+        if kind in _OF_ELEMENTS and not running:
+            return
+        if not self.seen.happens(f"moment {self._moments}", kind):
+            return
         if kind in _COMMANDS:
-            world.seen.faults[kind] += 1
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
         elif kind == "outage":
-            self._begin_outage()
+            self._begin_outage(rng)
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -265,16 +292,14 @@ class Backfill:
         elif kind == "refusals":
             world.controller.refusal = _INVALID if not world.controller.refusal else ""
         elif kind == "damage":
-            self._damage()
-        elif running := world.controller.running():
-            world.seen.faults[kind] += 1
-            world.say(kind)
-            self._hurt(kind, rng.choice(running))
+            self._damage(rng)
+        else:
+            self._hurt(kind, rng.choice(running), rng)
 
-    def _hurt(self, kind: str, element: ArrayElement) -> None:
+    def _hurt(self, kind: str, element: ArrayElement, rng: random.Random) -> None:
         world = self.world
         if kind == "node fails":
-            requeued = self.rng.random() < 0.7
+            requeued = rng.random() < 0.7
             world.controller.kill(element, ElementState.NODE_FAIL, requeued=requeued)
         elif kind == "out of memory":
             world.controller.kill(element, ElementState.OUT_OF_MEMORY)
@@ -282,7 +307,7 @@ class Backfill:
             world.controller.requeue(element)
         elif kind == "suspended":
             for host in element.hosts:
-                world.schedule.pause(host, self.rng.uniform(1, 4 * _TTL_S))
+                world.schedule.pause(host, rng.uniform(1, 4 * _TTL_S))
         elif kind == "process dies":
             world.schedule.kill(element.hosts[-1])
         elif kind == "all suspended":
@@ -290,9 +315,9 @@ class Backfill:
                 for host in other.hosts:
                     world.schedule.pause(host, 3 * _TTL_S)
 
-    def _begin_outage(self) -> None:
+    def _begin_outage(self, rng: random.Random) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
-        now, rng = self.world.schedule.now, self.rng
+        now = self.world.schedule.now
         fault = rng.choice(("lost_request", "lost_reply"))
         # In a short one a request is given up, and what follows from that gets an answer.
         length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
@@ -300,12 +325,12 @@ class Backfill:
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
 
-    def _damage(self) -> None:
+    def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
         objects = self.world.objects.objects
         segments = sorted(key for key in objects if "/segment-" in key)
         if segments:
-            key = self.rng.choice(segments)
+            key = rng.choice(segments)
             self._damaged.setdefault(key, objects[key])
             objects[key] = b"?" + objects[key][1:]
 
@@ -396,14 +421,17 @@ _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "status": lambda _run: lambda services: read_status(services, JOB),
     "resubmit": lambda _run: _resubmit,
 }
-#: What happens, and how likely it is.
-_TROUBLES = {
+#: What happens to running elements, and how likely it is.
+_OF_ELEMENTS = {
     "node fails": 3,
     "out of memory": 1,
     "preempted": 2,
     "suspended": 3,
     "process dies": 3,
     "all suspended": 1,
+}
+_TROUBLES = {
+    **_OF_ELEMENTS,
     "outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,

@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from slurm_worker.errors import ServiceError
@@ -24,6 +24,7 @@ from slurm_worker.protocol.ports import (
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
 from tests.simulator.schedule import Host, Schedule
+from tests.simulator.seen import Seen
 
 T = TypeVar("T")
 _LATENCY_S = 0.008
@@ -79,23 +80,6 @@ class Outage:
         return set(self.what.split()) <= set(where.split())
 
 
-@dataclass
-class Seen:
-    """The requests that the services received, for the invariants."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    #: Distinct bodies ever stored under a marker's key.
-    markers: dict[str, set[str]] = field(default_factory=dict)
-    #: Attempts of each task, in the order in which they were granted.
-    attempts: dict[str, list[int]] = field(default_factory=dict)
-    #: When each marker was first stored.
-    committed: dict[str, float] = field(default_factory=dict)
-    #: Action, sort key and attempt of what happened to a task where its process, or the table,
-    #: failed before it was in the audit log.
-    unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
-
-
 class WatchedRows(MemoryRows):
     """The table, with a record of what became of each statement and each row's state."""
 
@@ -109,6 +93,8 @@ class WatchedRows(MemoryRows):
         self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
+        #: Gets a line when a write breaks a rule.
+        self.say: Callable[[str], None] = lambda _line: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -135,6 +121,7 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+                self.say(f"A RULE IS BROKEN: {broken}")
             self._tell(name, before, result.row)
         else:
             self.on_refusal(pk, sk, statement, result.row)
@@ -169,6 +156,12 @@ class WatchedRows(MemoryRows):
 
 def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
     """Ignore the refusal."""
+
+
+def _short(pk: str) -> str:
+    """A partition key without the job's name."""
+    kind, _, rest = pk.partition("#")
+    return rest.partition("#")[2] or "job" if kind == "JOB" else pk
 
 
 def statement_name(statement: Statement) -> str:
@@ -213,6 +206,14 @@ class Network:
         self._seen = seen
         self._outages = outages
         self._answered = answered
+        # One draw for each request: which of them meet faults does not depend on other draws.
+        self._dice = random.Random(rng.random())
+        self._requests = 0
+
+    @property
+    def host(self) -> str:
+        """The process that makes the requests."""
+        return self._schedule.current.host.name
 
     @property
     def now(self) -> float:
@@ -233,8 +234,6 @@ class Network:
         for attempt in range(_TRIES):
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
-            if fault:
-                self._seen.faults[fault] += 1
             self._seen.requests[name] += 1
             if fault == "slow":
                 self._schedule.sleep(self._rng.uniform(0, _SLOW_S))
@@ -266,8 +265,6 @@ class Network:
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
         fault = self._fault(where)
-        if fault:
-            self._seen.faults[fault] += 1
         return "lost_request" if fault == "late" else fault
 
     def answer(self, name: str) -> None:
@@ -276,16 +273,19 @@ class Network:
         self._answered(name)
 
     def _fault(self, where: str) -> str:
+        dice = self._dice.random()
+        self._requests += 1
         for outage in self._outages:
             if outage.hits(self._schedule.now, where):
+                self._seen.faults[outage.fault] += 1
                 return outage.fault
         if self._schedule.now > self._rates.until:
             return ""
-        dice = self._rng.random()
         for name in ("lost_request", "lost_reply", "throttled", "slow", "late"):
             dice -= getattr(self._rates, name)
             if dice < 0:
-                return name
+                happens = self._seen.happens(f"{self.host} request {self._requests}", name)
+                return name if happens else ""
         return ""
 
 
@@ -307,7 +307,9 @@ class SimRows:
         """See `ports.Rows.put_new`."""
 
         def apply() -> Applied | Refused:
-            return self._rows.put_new(row)
+            result = self._rows.put_new(row)
+            self._say(f"put {_short(str(row['pk']))} {row['sk']}", result)
+            return result
 
         try:
             return self._network.call("put", apply, f"table write {row['pk']}", apply)
@@ -324,6 +326,7 @@ class SimRows:
 
         def apply() -> Applied | Refused:
             result = self._rows.update(pk, sk, statement)
+            self._say(f"{statement.name} {_short(pk)} {sk}", result)
             if isinstance(result, Applied) and statement.name in RECORDED:
                 attempt = int_of(result.row, "attempt") - (statement.name == "steal")
                 taken.add((RECORDED[statement.name], sk, attempt))
@@ -373,6 +376,11 @@ class SimRows:
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
+        self._seen.write(self._network.host, f"delete {_short(pk)} {sk}")
+
+    def _say(self, write: str, result: Applied | Refused) -> None:
+        refused = " refused" if isinstance(result, Refused) else ""
+        self._seen.write(self._network.host, f"{write}{refused}")
 
 
 def _is_of(statement: Statement, row: Row) -> bool:
@@ -482,6 +490,7 @@ class SimObjects:
         return self._network.call(f"object {verb}", apply, f"store {verb}")
 
     def _record(self, key: str, body: bytes) -> None:
+        self._seen.write(self._network.host, f"put {key}")
         if key.endswith(".done"):
             self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()

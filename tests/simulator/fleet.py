@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,9 +80,9 @@ class _Process:
         self._options = options
         self._number = number
         self._death = death
-        self._rng = random.Random(world.rng.random())
         self._recorder = Recorder()
-        self._host = world.host(f"{element.name}.{number}")
+        self._host = world.host(f"{element.array.name} {element.number}")
+        self._rng = world.seen.rng_of(self._host.name)
         self._records: list[Record] = []
         self._host.when_killed = lambda: self._records.append(self._recorder.read())
         self._stop = SimSignal(world.schedule)
