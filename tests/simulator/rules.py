@@ -131,7 +131,7 @@ def _reopened_once(name: str, before: Row, after: Row, values: Mapping[str, obje
 
 
 def _exists(name: str, before: Row, _after: Row, _values: Mapping[str, object]) -> str:
-    """Only a put makes rows, but for those of which one update is the whole content."""
+    """Only a put makes rows, except those of which one update is the whole content."""
     return "" if before else f"{name} has made a row"
 
 
@@ -160,7 +160,7 @@ def _round(_name: str, before: Row, after: Row, _values: Mapping[str, object]) -
 
 def _submission(name: str, before: Row, after: Row, values: Mapping[str, object]) -> str:
     if before.get("token") != values["token"]:
-        return f"{name} is of another token than its row"
+        return f"{name} and its row have different tokens"
     had, has = before.get("slurm_job_ids") or [], after.get("slurm_job_ids") or []
     if isinstance(had, list) and isinstance(has, list) and has[: len(had)] != had:
         return f"a submission loses arrays: {had} to {has}"
