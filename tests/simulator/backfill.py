@@ -7,7 +7,8 @@ the nodes' own code. What they share loses, repeats and delays requests.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +20,11 @@ from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_confi
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.errors import ErrorClass
+from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
+from tests.simulator.checks.cancels import Cancels
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -43,7 +45,9 @@ _UNTIL_S = 60_000.0
 _PATIENCE_S = 900.0
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
-_TTL_S = 20.0
+#: Times of a lease, and those that a user tries until `submit` accepts them.
+_TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
+_TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
 _LONG_STALL_S = 3600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
@@ -142,7 +146,10 @@ class Backfill:
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         self.fleet = Fleet(self.world)
-        controller.launch = self.fleet.launch
+        self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
+        self.cancels = Cancels(self.world)
+        controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
+        self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -175,6 +182,14 @@ class Backfill:
         )
 
     # --- what happens -----------------------------------------------------------
+
+    def _drawn_times(self) -> dict[str, float]:
+        """Times of a lease that `submit` accepts, as a user finds them by trying."""
+        while True:
+            times = {name: self.rng.choice(values) for name, values in _TRIED_TIMES.items()}
+            with suppress(UserError):
+                self.config(times)
+                return times
 
     def _reduced(self, shape: Shape) -> Shape:
         return replace(
@@ -220,7 +235,7 @@ class Backfill:
         while any(array.alive for array in world.controller.arrays):
             world.schedule.sleep(10.0)
         # Late attempts may still be under way; what they do must change nothing.
-        world.schedule.sleep(3 * _TTL_S)
+        world.schedule.sleep(3 * self.times["ttl"])
         self.user.begin("check", self.promises.check, disturbed=False)
 
     def _retry_the_rest(self) -> None:
@@ -307,13 +322,13 @@ class Backfill:
             world.controller.requeue(element)
         elif kind == "suspended":
             for host in element.hosts:
-                world.schedule.pause(host, rng.uniform(1, 4 * _TTL_S))
+                world.schedule.pause(host, rng.uniform(1, 4 * self.times["ttl"]))
         elif kind == "process dies":
             world.schedule.kill(element.hosts[-1])
         elif kind == "all suspended":
             for other in world.controller.running():
                 for host in other.hosts:
-                    world.schedule.pause(host, 3 * _TTL_S)
+                    world.schedule.pause(host, 3 * self.times["ttl"])
 
     def _begin_outage(self, rng: random.Random) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
@@ -340,8 +355,8 @@ class Backfill:
 
     # --- the user's commands ----------------------------------------------------
 
-    def config(self) -> Config:
-        """The user's YAML."""
+    def config(self, times: Mapping[str, float] | None = None) -> Config:
+        """The user's YAML, with these times of a lease instead of the run's."""
         shape = self.shape
         entry = handlers.handle_batch.__name__ if shape.batches else handlers.handle.__name__
         raw: dict[str, Any] = {
@@ -349,13 +364,7 @@ class Backfill:
             "input": {"path": f"s3://{BUCKET}/{INPUT}", "key": "id"},
             "handler": {"entry": f"{handlers.__name__}:{entry}", "params": {"run": self.seed}},
             "workers": shape.workers,
-            "lease": {
-                "ttl": _TTL_S,
-                "heartbeat": 5,
-                "margin": 3,
-                "max_lost": 4,
-                "stall": shape.stall_s,
-            },
+            "lease": {**(times or self.times), "max_lost": 4, "stall": shape.stall_s},
             "worker": {"tries": 2, "backoff": 0.1, "checkpoint": 6},
         }
         if shape.timeout_s:
@@ -389,7 +398,12 @@ def _collect(services: Services) -> Any:
 
 
 def _repair(services: Services) -> Any:
-    return repair(services, JOB, log=_quiet)
+    """Repair a job whose rows are all there, perhaps beside its workers."""
+    result = repair(services, JOB, log=_quiet)
+    broken = [line for line in result.unrepaired if "is done, but" in line]
+    if broken:
+        raise Violation(f"repair calls a task broken that is not: {broken[0]}")
+    return result
 
 
 def _resume(services: Services) -> Any:
@@ -416,7 +430,7 @@ _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "resume": lambda _run: _resume,
     "submit": _submit,
     "add workers": lambda _run: _add_workers,
-    "cancel": lambda _run: lambda services: control.cancel(services, JOB),
+    "cancel": lambda run: run.cancels.cancel,
     "repair": lambda _run: _repair,
     "status": lambda _run: lambda services: read_status(services, JOB),
     "resubmit": lambda _run: _resubmit,

@@ -93,6 +93,8 @@ class WatchedRows(MemoryRows):
         self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
+        #: Called with each of them.
+        self.on_broken: Callable[[str], None] = lambda _rule: None
         #: Gets a line when a write breaks a rule.
         self.say: Callable[[str], None] = lambda _line: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
@@ -122,6 +124,7 @@ class WatchedRows(MemoryRows):
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
                 self.say(f"A RULE IS BROKEN: {broken}")
+                self.on_broken(self.broken[-1])
             self._tell(name, before, result.row)
         else:
             self.on_refusal(pk, sk, statement, result.row)

@@ -27,7 +27,7 @@ from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
 _MOST_PROCESSES = 20
-#: Between two looks of a supervisor whether a process hangs.
+#: Between two checks of a supervisor whether a process hangs.
 _LOOK_S = 1.0
 
 
@@ -41,12 +41,15 @@ class Fleet:
         self.array_size: Callable[[ArrayElement], int | None] = lambda element: len(
             element.array.elements
         )
+        #: Called when the first process of an element begins.
+        self.on_start: Callable[[ArrayElement], None] = lambda _element: None
 
     def launch(self, element: ArrayElement) -> int:
         """The script of an element: the supervisor and its process, until they end."""
         files = self._world.node.files
         if files.get(f"{element.array.place}/id", b"").strip() == b"cancelled":
             return _CANCELLED_EXIT
+        self.on_start(element)
         words = shlex.split(element.array.script.rstrip().splitlines()[-1])
         options = dict(zip(words[-6::2], words[-5::2], strict=True))
         death: Death | None = None

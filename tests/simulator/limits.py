@@ -147,6 +147,7 @@ class LimitSimulation:
         self.seen = Seen(self.seed, self.reduced.keep, lambda: self.schedule.now)
         self.rows.say = self.seen.say
         self._moments = 0
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
         shape = self.shape or Shape.drawn(rng)
         shape = replace(shape, hosts=min(shape.hosts, self.reduced.workers))
         self.hosts, self.skew_s, self.call_s = shape.hosts, shape.skew_s, shape.call_s

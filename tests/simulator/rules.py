@@ -30,6 +30,8 @@ _TASK_STEPS = {
     "reopen": {("failed", "ready"), ("quarantined", "ready")},
     "record cause": {("quarantined", "quarantined")},
 }
+#: No task needs so many leases: who takes them makes no progress.
+_MOST_LEASES = 250
 #: Statements of the process that holds the lease: owner and attempt must be its own.
 _OF_HOLDER = ("heartbeat", "fail", "release", "crashed", "abandon")
 
@@ -67,8 +69,22 @@ def _task(name: str, before: Row, after: Row, values: Mapping[str, object]) -> s
     granted = int_of(after, "attempt") - int_of(before, "attempt")
     if granted != (name in ("claim", "steal")):
         return f"{name} moves the attempt by {granted}"
-    rules = (_waits, _expired, _own_request, _one_winner, _lost, _cause, _reopened_once)
+    rules = (
+        _no_end,
+        _waits,
+        _expired,
+        _own_request,
+        _one_winner,
+        _lost,
+        _cause,
+        _reopened_once,
+    )
     return next((found for rule in rules if (found := rule(name, before, after, values))), "")
+
+
+def _no_end(_name: str, _before: Row, after: Row, _values: Mapping[str, object]) -> str:
+    leases = int_of(after, "attempt")
+    return f"a task was leased {leases} times" if leases > _MOST_LEASES else ""
 
 
 def _waits(name: str, before: Row, _after: Row, values: Mapping[str, object]) -> str:

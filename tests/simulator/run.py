@@ -202,6 +202,7 @@ class Simulation:
         self.schedule = Schedule(_UNTIL_S)
         self.rows, self.objects = WatchedRows(), MemoryObjects()
         self.seen = Seen(self.seed, self.reduced.keep, lambda: self.schedule.now)
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
         self.items = min(self.rng.randint(*self.load.items), self.reduced.items)
