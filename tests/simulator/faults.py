@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from slurm_worker.errors import ServiceError
@@ -23,13 +23,16 @@ from slurm_worker.protocol.ports import (
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
-from tests.simulator.schedule import Schedule
+from tests.simulator.schedule import Host, Schedule
+from tests.simulator.seen import Seen
 
 T = TypeVar("T")
 _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: Mean delay of a write that arrives late.
+_LATE_S = 20.0
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -43,12 +46,14 @@ class FaultRates:
         lost_reply: the request is applied, but its reply is lost.
         throttled: the request is refused for now.
         slow: the request takes up to two seconds.
+        late: a write arrives when its sender has given up waiting, and has perhaps repeated it.
     """
 
     lost_request: float = 0.0
     lost_reply: float = 0.0
     throttled: float = 0.0
     slow: float = 0.0
+    late: float = 0.0
     until: float = 0.0
 
 
@@ -75,23 +80,6 @@ class Outage:
         return set(self.what.split()) <= set(where.split())
 
 
-@dataclass
-class Seen:
-    """The requests that the services received, for the invariants."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    #: Distinct bodies ever stored under a marker's key.
-    markers: dict[str, set[str]] = field(default_factory=dict)
-    #: Attempts of each task, in the order in which they were granted.
-    attempts: dict[str, list[int]] = field(default_factory=dict)
-    #: When each marker was first stored.
-    committed: dict[str, float] = field(default_factory=dict)
-    #: Action, sort key and attempt of what happened to a task where its process, or the table,
-    #: failed before it was in the audit log.
-    unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
-
-
 class WatchedRows(MemoryRows):
     """The table, with a record of what became of each statement and each row's state."""
 
@@ -101,8 +89,14 @@ class WatchedRows(MemoryRows):
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
         #: Called with each write that was applied: its name, the row before and after.
         self.watchers: list[Callable[[str, Row, Row], None]] = []
+        #: Called with each update that was refused, and the row that it met; for mutants.
+        self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
+        #: Called with each of them.
+        self.on_broken: Callable[[str], None] = lambda _rule: None
+        #: Gets a line when a write breaks a rule.
+        self.say: Callable[[str], None] = lambda _line: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -129,7 +123,11 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+                self.say(f"A RULE IS BROKEN: {broken}")
+                self.on_broken(self.broken[-1])
             self._tell(name, before, result.row)
+        else:
+            self.on_refusal(pk, sk, statement, result.row)
         self._count_result(statement_name(statement), result)
         return result
 
@@ -157,6 +155,16 @@ class WatchedRows(MemoryRows):
             self.transitions[kind, before, state] += 1
             if kind == "task":
                 self.tasks[key] = state
+
+
+def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
+    """Ignore the refusal."""
+
+
+def _short(pk: str) -> str:
+    """A partition key without the job's name."""
+    kind, _, rest = pk.partition("#")
+    return rest.partition("#")[2] or "job" if kind == "JOB" else pk
 
 
 def statement_name(statement: Statement) -> str:
@@ -201,28 +209,45 @@ class Network:
         self._seen = seen
         self._outages = outages
         self._answered = answered
+        # One draw for each request: which of them meet faults does not depend on other draws.
+        self._dice = random.Random(rng.random())
+        self._requests = 0
+
+    @property
+    def host(self) -> str:
+        """The process that makes the requests."""
+        return self._schedule.current.host.name
 
     @property
     def now(self) -> float:
         """The simulated time."""
         return self._schedule.now
 
-    def call(self, name: str, apply: Callable[[], T], where: str) -> T:
-        """Make a request as the SDK does: repeated until an answer comes, a few times."""
+    def call(
+        self,
+        name: str,
+        apply: Callable[[], T],
+        where: str,
+        late: Callable[[], object] | None = None,
+    ) -> T:
+        """Make a request as the SDK does: repeated until an answer comes, a few times.
+
+        `late` makes it where it arrives late; None where it is then lost.
+        """
         for attempt in range(_TRIES):
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
-            if fault:
-                self._seen.faults[fault] += 1
             self._seen.requests[name] += 1
             if fault == "slow":
                 self._schedule.sleep(self._rng.uniform(0, _SLOW_S))
             if fault == "throttled":
                 self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                 continue
-            if fault != "lost_request":
+            if fault == "late" and late is not None:
+                self._arrive_later(late)
+            if fault not in ("lost_request", "late"):
                 result = apply()
-            if fault in ("lost_request", "lost_reply"):
+            if fault in ("lost_request", "lost_reply", "late"):
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
@@ -230,12 +255,20 @@ class Network:
             return result
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
+    def _arrive_later(self, late: Callable[[], object]) -> None:
+        """Make a request later, whatever has become of its sender."""
+        delay_s = _TIMEOUT_S + self._rng.expovariate(1 / _LATE_S)
+
+        def arrive() -> None:
+            self._schedule.sleep(delay_s)
+            late()
+
+        self._schedule.spawn(Host("network"), arrive)
+
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
         fault = self._fault(where)
-        if fault:
-            self._seen.faults[fault] += 1
-        return fault
+        return "lost_request" if fault == "late" else fault
 
     def answer(self, name: str) -> None:
         """A request of this name was answered."""
@@ -243,16 +276,19 @@ class Network:
         self._answered(name)
 
     def _fault(self, where: str) -> str:
+        dice = self._dice.random()
+        self._requests += 1
         for outage in self._outages:
             if outage.hits(self._schedule.now, where):
+                self._seen.faults[outage.fault] += 1
                 return outage.fault
         if self._schedule.now > self._rates.until:
             return ""
-        dice = self._rng.random()
-        for name in ("lost_request", "lost_reply", "throttled", "slow"):
+        for name in ("lost_request", "lost_reply", "throttled", "slow", "late"):
             dice -= getattr(self._rates, name)
             if dice < 0:
-                return name
+                happens = self._seen.happens(f"{self.host} request {self._requests}", name)
+                return name if happens else ""
         return ""
 
 
@@ -272,10 +308,14 @@ class SimRows:
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
+
+        def apply() -> Applied | Refused:
+            result = self._rows.put_new(row)
+            self._say(f"put {_short(str(row['pk']))} {row['sk']}", result)
+            return result
+
         try:
-            return self._network.call(
-                "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
-            )
+            return self._network.call("put", apply, f"table write {row['pk']}", apply)
         except BaseException:
             if row.get("action") in RECORDED.values():
                 detail = cast("Row", row["detail"])
@@ -289,6 +329,7 @@ class SimRows:
 
         def apply() -> Applied | Refused:
             result = self._rows.update(pk, sk, statement)
+            self._say(f"{statement.name} {_short(pk)} {sk}", result)
             if isinstance(result, Applied) and statement.name in RECORDED:
                 attempt = int_of(result.row, "attempt") - (statement.name == "steal")
                 taken.add((RECORDED[statement.name], sk, attempt))
@@ -299,8 +340,13 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
+        def apply_late() -> None:
+            apply()
+            # Nobody gets this answer.
+            self._seen.unrecorded |= taken
+
         try:
-            result = self._network.call(statement.name, apply, f"table write {pk}")
+            result = self._network.call(statement.name, apply, f"table write {pk}", apply_late)
         except BaseException:
             self._seen.unrecorded |= taken
             raise
@@ -333,6 +379,11 @@ class SimRows:
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
+        self._seen.write(self._network.host, f"delete {_short(pk)} {sk}")
+
+    def _say(self, write: str, result: Applied | Refused) -> None:
+        refused = " refused" if isinstance(result, Refused) else ""
+        self._seen.write(self._network.host, f"{write}{refused}")
 
 
 def _is_of(statement: Statement, row: Row) -> bool:
@@ -442,6 +493,7 @@ class SimObjects:
         return self._network.call(f"object {verb}", apply, f"store {verb}")
 
     def _record(self, key: str, body: bytes) -> None:
+        self._seen.write(self._network.host, f"put {key}")
         if key.endswith(".done"):
             self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()
