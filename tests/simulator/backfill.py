@@ -206,8 +206,8 @@ class Backfill:
 
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
-        request, reply, throttled, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(request, reply, throttled, slow, self.until)
+        request, reply, throttled, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
+        return FaultRates(request, reply, throttled, slow, late, self.until)
 
     def _main(self) -> None:
         world = self.world

@@ -23,7 +23,7 @@ from slurm_worker.protocol.ports import (
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
-from tests.simulator.schedule import Schedule
+from tests.simulator.schedule import Host, Schedule
 from tests.simulator.seen import Seen
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: Mean delay of a write that arrives late.
+_LATE_S = 20.0
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -44,12 +46,14 @@ class FaultRates:
         lost_reply: the request is applied, but its reply is lost.
         throttled: the request is refused for now.
         slow: the request takes up to two seconds.
+        late: a write arrives when its sender has given up waiting, and has perhaps repeated it.
     """
 
     lost_request: float = 0.0
     lost_reply: float = 0.0
     throttled: float = 0.0
     slow: float = 0.0
+    late: float = 0.0
     until: float = 0.0
 
 
@@ -85,6 +89,8 @@ class WatchedRows(MemoryRows):
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
         #: Called with each write that was applied: its name, the row before and after.
         self.watchers: list[Callable[[str, Row, Row], None]] = []
+        #: Called with each update that was refused, and the row that it met; for mutants.
+        self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
         #: Called with each of them.
@@ -120,6 +126,8 @@ class WatchedRows(MemoryRows):
                 self.say(f"A RULE IS BROKEN: {broken}")
                 self.on_broken(self.broken[-1])
             self._tell(name, before, result.row)
+        else:
+            self.on_refusal(pk, sk, statement, result.row)
         self._count_result(statement_name(statement), result)
         return result
 
@@ -147,6 +155,10 @@ class WatchedRows(MemoryRows):
             self.transitions[kind, before, state] += 1
             if kind == "task":
                 self.tasks[key] = state
+
+
+def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
+    """Ignore the refusal."""
 
 
 def _short(pk: str) -> str:
@@ -246,8 +258,17 @@ class Network:
         """The simulated time."""
         return self._schedule.now
 
-    def call(self, name: str, apply: Callable[[], T], where: str) -> T:
-        """Make a request as the SDK does: repeated until an answer comes, a few times."""
+    def call(
+        self,
+        name: str,
+        apply: Callable[[], T],
+        where: str,
+        late: Callable[[], object] | None = None,
+    ) -> T:
+        """Make a request as the SDK does: repeated until an answer comes, a few times.
+
+        `late` makes it where it arrives late; None where it is then lost.
+        """
         for attempt in range(_TRIES):
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
@@ -257,9 +278,11 @@ class Network:
             if fault == "throttled":
                 self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                 continue
-            if fault != "lost_request":
+            if fault == "late" and late is not None:
+                self._arrive_later(late)
+            if fault not in ("lost_request", "late"):
                 result = apply()
-            if fault in ("lost_request", "lost_reply"):
+            if fault in ("lost_request", "lost_reply", "late"):
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
@@ -267,9 +290,20 @@ class Network:
             return result
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
+    def _arrive_later(self, late: Callable[[], object]) -> None:
+        """Make a request later, whatever has become of its sender."""
+        delay_s = _TIMEOUT_S + self._rng.expovariate(1 / _LATE_S)
+
+        def arrive() -> None:
+            self._schedule.sleep(delay_s)
+            late()
+
+        self._schedule.spawn(Host("network"), arrive)
+
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
-        return self._fault(where)
+        fault = self._fault(where)
+        return "lost_request" if fault == "late" else fault
 
     def answer(self, name: str) -> None:
         """A request of this name was answered."""
@@ -285,7 +319,7 @@ class Network:
                 return outage.fault
         if self._schedule.now > self._rates.until:
             return ""
-        for name in ("lost_request", "lost_reply", "throttled", "slow"):
+        for name in ("lost_request", "lost_reply", "throttled", "slow", "late"):
             dice -= getattr(self._rates, name)
             if dice < 0:
                 happens = self._seen.happens(f"{self.host} request {self._requests}", name)
@@ -316,7 +350,7 @@ class SimRows:
             return result
 
         try:
-            return self._network.call("put", apply, f"table write {row['pk']}")
+            return self._network.call("put", apply, f"table write {row['pk']}", apply)
         except BaseException:
             if row.get("action") in RECORDED.values():
                 detail = cast("Row", row["detail"])
@@ -341,8 +375,13 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
+        def apply_late() -> None:
+            apply()
+            # Nobody gets this answer.
+            self._seen.unrecorded |= taken
+
         try:
-            result = self._network.call(statement.name, apply, f"table write {pk}")
+            result = self._network.call(statement.name, apply, f"table write {pk}", apply_late)
         except BaseException:
             self._seen.unrecorded |= taken
             raise

@@ -153,8 +153,8 @@ class LimitSimulation:
         self.hosts, self.skew_s, self.call_s = shape.hosts, shape.skew_s, shape.call_s
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config
         worst = 0.0 if self.calm else rng.choice((0.01, 0.04, 0.1))
-        lost, replies, throttles, slow = (rng.uniform(0, worst) for _ in range(4))
-        self.rates = FaultRates(lost, replies, throttles, slow, _UNTIL_S)
+        lost, replies, throttles, slow, late = (rng.uniform(0, worst) for _ in range(5))
+        self.rates = FaultRates(lost, replies, throttles, slow, late, _UNTIL_S)
         self.live: list[_Worker] = []
         self.used = 0
         self.burst_from = 0.0
@@ -283,7 +283,7 @@ class LimitSimulation:
             raise Violation(f"{today} calls in a day with a quota of {quota}")
         # Charges that no worker can have reported: crashes, lost replies, requests given up.
         faults = self.seen.faults
-        lost = sum(faults[name] for name in ("kill", "end", "lost_reply", "gave up"))
+        lost = sum(faults[name] for name in ("kill", "end", "lost_reply", "late", "gave up"))
         most = (self.hosts + lost) * (1 + slice_of(self.config.rate, 300) + quota / _PARTS)
         if self.used - today > most:
             raise Violation(

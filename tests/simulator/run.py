@@ -265,8 +265,8 @@ class Simulation:
 
     def _rates(self) -> FaultRates:
         worst = self.rng.choice((0.01, 0.04, 0.1))
-        requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
+        requests, replies, throttles, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
+        return FaultRates(requests, replies, throttles, slow, late, self.rng.uniform(60, 600))
 
     def _outages(self) -> list[Outage]:
         """Services that do not answer for minutes, without other faults."""
