@@ -23,10 +23,12 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
+from tests.simulator.account import drawn_variables
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.others import checked_failures, checked_status
 from tests.simulator.checks.publications import Publications
-from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
+from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
 from tests.simulator.fleet import Fleet
@@ -154,6 +156,7 @@ class Backfill:
         self.cancels = Cancels(self.world)
         self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
+        node.variables = drawn_variables(rng)
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
     def run(self) -> Report:
@@ -309,10 +312,8 @@ class Backfill:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
         elif kind == "outage":
             self._begin_outage(rng)
-        elif kind == "slurmctld":
-            world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
-        elif kind == "slurmdbd":
-            world.controller.accounting_down_until = world.schedule.now + rng.uniform(1, 120)
+        elif kind in BREAKDOWNS:
+            world.controller.break_down(kind, rng)
         elif kind == "login node":
             world.node.restart()
         elif kind == "refusals":
@@ -443,7 +444,8 @@ _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "add workers": lambda _run: _add_workers,
     "cancel": lambda run: run.cancels.cancel,
     "repair": lambda _run: _repair,
-    "status": lambda _run: lambda services: read_status(services, JOB),
+    "status": lambda _run: checked_status,
+    "dead workers": lambda _run: checked_failures,
     "resubmit": lambda _run: _resubmit,
 }
 #: What happens to running elements, and how likely it is.
@@ -460,6 +462,8 @@ _TROUBLES = {
     "outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
+    "slurmctld's state": 0.5,
+    "scancel": 1,
     "login node": 1,
     "refusals": 1,
     "damage": 1,
@@ -470,5 +474,6 @@ _TROUBLES = {
     "cancel": 1,
     "repair": 1,
     "status": 2,
+    "dead workers": 0.5,
     "resubmit": 2,
 }

@@ -28,6 +28,7 @@ class Promises:
         self._handler = handler
         self._rounds, self._audit = Rounds(world), Audit(world)
         world.controller.on_submit = self.array_submitted
+        world.controller.on_cancel = self.array_cancelled
 
     # --- while it runs ----------------------------------------------------------
 
@@ -37,9 +38,21 @@ class Promises:
         Raises:
             Violation: if it must not be.
         """
-        alive = [other for other in self._world.controller.arrays if other.alive]
+        arrays = self._world.controller.arrays
+        alive = [other for other in arrays if other.alive and not other.forgotten]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")
+        if f"--array=0-{len(array.elements) - 1}\n" not in array.script:
+            raise Violation(f"{array.name} has {len(array.elements)} elements: not as it was asked")
+
+    def array_cancelled(self, array: Array) -> None:
+        """``scancel`` has chosen an array.
+
+        Raises:
+            Violation: if it is not ours.
+        """
+        if array.foreign:
+            raise Violation(f"array {array.slurm_job_id}, {array.name} of others, is cancelled")
 
     def manifest_is_whole(self) -> None:
         """Every file of the published dataset exists.
