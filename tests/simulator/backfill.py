@@ -28,6 +28,7 @@ from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.moments import Moments
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
@@ -158,6 +159,7 @@ class Backfill:
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
         self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 

@@ -102,6 +102,7 @@ class User:
             try:
                 command.value = verb(services)
                 command.done = True
+                world.command_done(host)
                 world.say(f"{host.name}: done")
             except (ServiceError, UserError) as error:
                 command.error = error

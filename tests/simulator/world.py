@@ -56,6 +56,8 @@ class World:
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: WatchedObjects = field(default_factory=WatchedObjects)
+    #: Called with the process of each command that has succeeded.
+    command_done: Callable[[Host], None] = lambda _host: None
     scratch: Path = Path()
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
