@@ -28,7 +28,7 @@ from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
 _MOST_PROCESSES = 20
-#: Between two looks of a supervisor whether a process hangs.
+#: Seconds between two checks of a supervisor whether a process hangs.
 _LOOK_S = 1.0
 
 

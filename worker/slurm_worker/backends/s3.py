@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from slurm_worker.backends.errors import (
+    UNANSWERED,
     code_of,
     headers_of,
     is_redirect,
@@ -270,7 +271,7 @@ class S3Objects:
                 f"{where}: the bytes do not have the checksum that came with them ({error})",
                 f"try again; if this is so for each object, {CHECKSUMS_FIX}",
             ) from error
-        except (BotoCoreError, Boto3Error) as error:
+        except (*UNANSWERED, Boto3Error) as error:
             raise unanswered(where, error, f"{_ENDPOINT}, the region and the network") from error
 
 

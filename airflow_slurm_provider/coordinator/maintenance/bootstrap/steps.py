@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.services import open_session
 from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import code_of, unanswered
+from slurm_worker.backends.errors import UNANSWERED, code_of, unanswered
 from slurm_worker.backends.s3 import s3_client
 from slurm_worker.errors import ServiceError
 
@@ -161,5 +161,5 @@ def translated(what: str) -> Iterator[None]:
         raise ServiceError(
             f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
         ) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         raise unanswered(what, error, "the site's aws section and the network") from error

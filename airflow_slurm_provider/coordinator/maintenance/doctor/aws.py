@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.maintenance.aws_resources import BILLING_MODE, TABLE_KEYS
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
     session_policy,
 )
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import unanswered
+from slurm_worker.backends.errors import UNANSWERED, unanswered
 from slurm_worker.diagnostics.access_probes import (
     PROBE_JOB,
     AccessProbe,
@@ -95,7 +95,7 @@ def describe_table(client: Any, name: str) -> TableDescription:
                 "create it with slurmctl bootstrap, or correct the name",
             ) from error
         raise ServiceError(f"{what}: {error}", _POLICY) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         check = "aws.dynamodb_endpoint_url, the region and the network"
         raise unanswered(what, error, check) from error
 
