@@ -20,7 +20,7 @@ from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.keys import TaskState, shard_count
+from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
@@ -45,6 +45,8 @@ _TTL_S = 20.0
 _LONG_STALL_S = 3600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
+#: The most that clocks are wrong: as NTP leaves them, and without NTP.
+_SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -113,13 +115,16 @@ class Backfill:
             controller,
             SlurmFaults(slurm, slurm, self.until),
         )
+        conditional = rng.random() < 0.85
         self.world = World(
             schedule,
             rng,
             controller,
             node,
             self._rates(),
-            conditional_put=rng.random() < 0.85,
+            conditional_put=conditional,
+            conditional_replace=conditional and rng.random() < 0.9,
+            skew_s=rng.choice(_SKEWS_S),
         )
         shape = self.shape
         self.world.endless = shape.bounded and not self.calm
@@ -167,7 +172,16 @@ class Backfill:
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
         request, reply, throttled, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(request, reply, throttled, slow, self.until)
+        return FaultRates(
+            request,
+            reply,
+            throttled,
+            slow,
+            stale_read_s=0.0 if self.calm else self.rng.choice((0.0, 2.0)),
+            stale_list_s=0.0 if self.calm else self.rng.choice((0.0, 0.0, 2.0, 30.0)),
+            conflict=0.0 if self.calm else self.rng.choice((0.0, 0.8)),
+            until=self.until,
+        )
 
     def _main(self) -> None:
         world = self.world
@@ -293,12 +307,27 @@ class Backfill:
     def _begin_outage(self) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
         now, rng = self.world.schedule.now, self.rng
+        if rng.random() < 0.25:
+            self._throttle_partition()
+            return
         fault = rng.choice(("lost_request", "lost_reply"))
         # In a short one a request is given up, and what follows from that gets an answer.
         length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
         outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
+
+    def _throttle_partition(self) -> None:
+        """One partition of the table is hot: requests to it are refused for a while."""
+        world, rng = self.world, self.rng
+        job = world.job()
+        shards = [] if job is None else [task_pk(JOB, shard) for shard in range(job.shards)]
+        hot = rng.choice([job_pk(JOB), *rng.sample(shards, min(2, len(shards)))])
+        what = f"{rng.choice(('table', 'table write'))} {hot}"
+        now = world.schedule.now
+        world.seen.faults["hot partition"] += 1
+        world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
+        world.say(f"throttled: {what}")
 
     def _damage(self) -> None:
         """An object of the input is damaged; the user restores it before a retry."""

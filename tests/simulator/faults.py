@@ -7,10 +7,11 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import ServiceError, Throttled
 from slurm_worker.protocol.keys import JOBS_PK
 from slurm_worker.protocol.ports import (
     Applied,
@@ -24,12 +25,15 @@ from slurm_worker.protocol.ports import (
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
 from tests.simulator.schedule import Schedule
+from tests.simulator.stores.recent import Recent
 
 T = TypeVar("T")
 _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
+#: The longest time that a read or a list may be behind.
+_MOST_STALE_S = 30.0
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -43,6 +47,9 @@ class FaultRates:
         lost_reply: the request is applied, but its reply is lost.
         throttled: the request is refused for now.
         slow: the request takes up to two seconds.
+        stale_read_s: a read that is not consistent shows the rows of up to so many seconds ago.
+        stale_list_s: a list shows the objects of up to so many seconds ago, also after `until`.
+        conflict: a conditional PUT is refused for now while another one of its key is under way.
     """
 
     lost_request: float = 0.0
@@ -50,6 +57,9 @@ class FaultRates:
     throttled: float = 0.0
     slow: float = 0.0
     until: float = 0.0
+    stale_read_s: float = 0.0
+    stale_list_s: float = 0.0
+    conflict: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,7 @@ class Outage:
         what: which requests are not answered: those with all of these words in the argument
             `where` of `Network.call`, such as ``table``, ``table write``, ``store put``, or
             ``table JOB#…`` for a partition; empty for all.
-        fault: whether requests never arrive, or replies.
+        fault: whether requests never arrive, or replies, or requests are throttled.
     """
 
     start: float
@@ -90,6 +100,21 @@ class Seen:
     #: Action, sort key and attempt of what happened to a task where its process, or the table,
     #: failed before it was in the audit log.
     unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
+    #: By partition, the rows that have changed a moment ago.
+    rows: dict[str, Recent[Row]] = field(default_factory=dict)
+    #: The same of objects.
+    objects: Recent[ObjectInfo] = field(default_factory=lambda: Recent(_MOST_STALE_S))
+    #: By key, the conditional PUTs that are under way.
+    writing: Counter[str] = field(default_factory=Counter)
+
+    def remember(self, rows: WatchedRows, schedule: Schedule) -> None:
+        """Remember each write to a table for a moment, for reads that show the past."""
+
+        def note(_name: str, before: Row, after: Row) -> None:
+            recent = self.rows.setdefault(str(after["pk"]), Recent(_MOST_STALE_S))
+            recent.note(schedule.now, str(after["sk"]), before or None)
+
+        rows.watchers.append(note)
 
 
 class WatchedRows(MemoryRows):
@@ -174,6 +199,10 @@ def _kind_of(pk: str, sk: str) -> str:
     return {"META": "job", "SLOT": "limit"}.get(sk.partition("#")[0], sk.partition("#")[0].lower())
 
 
+class Conflict(Exception):
+    """The store refuses a conditional PUT for now: another one of its key is under way."""
+
+
 class Network:
     """The connection of a process to the services, with the SDK's retries and the faults.
 
@@ -184,6 +213,7 @@ class Network:
         seen: records the requests.
         outages: when services do not answer.
         answered: called with the name of each request after its answer.
+        authorize: called before each request; raises an error if it would be refused.
     """
 
     def __init__(
@@ -194,6 +224,7 @@ class Network:
         seen: Seen,
         outages: Sequence[Outage] = (),
         answered: Callable[[str], None] = lambda _name: None,
+        authorize: Callable[[], None] = lambda: None,
     ) -> None:
         self._schedule = schedule
         self._rng = rng
@@ -201,6 +232,7 @@ class Network:
         self._seen = seen
         self._outages = outages
         self._answered = answered
+        self._authorize = authorize
 
     @property
     def now(self) -> float:
@@ -208,8 +240,15 @@ class Network:
         return self._schedule.now
 
     def call(self, name: str, apply: Callable[[], T], where: str) -> T:
-        """Make a request as the SDK does: repeated until an answer comes, a few times."""
+        """Make a request as the SDK does: repeated until an answer comes, a few times.
+
+        Raises:
+            Throttled: if the last try was throttled.
+            ServiceError: if no answer came, or the caller's credentials have expired.
+        """
+        fault = ""
         for attempt in range(_TRIES):
+            self._authorize()
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
             if fault:
@@ -221,14 +260,41 @@ class Network:
                 self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                 continue
             if fault != "lost_request":
-                result = apply()
+                try:
+                    result = apply()
+                except Conflict:
+                    self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
+                    continue
             if fault in ("lost_request", "lost_reply"):
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             self._answered(name)
             return result
+        if fault == "throttled":
+            raise Throttled(f"{name}: throttled {_TRIES} times")
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
+
+    def stale_from(self, most_s: float) -> float | None:
+        """The past time that an answer shows; None if it shows the present."""
+        if not most_s or self._rng.random() < 0.5:
+            return None
+        return self.now - self._rng.uniform(0, most_s)
+
+    def stale_list_from(self) -> float | None:
+        """As `stale_from`, for lists: the store is as it is until the end."""
+        return self.stale_from(self._rates.stale_list_s)
+
+    @property
+    def rates(self) -> FaultRates:
+        """How often faults happen now."""
+        return self._rates if self.now <= self._rates.until else FaultRates()
+
+    def chance(self, probability: float, fault: str) -> bool:
+        """Whether a fault of this probability happens; it is counted."""
+        happens = bool(probability) and self._rng.random() < probability
+        self._seen.faults[fault] += happens
+        return happens
 
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
@@ -266,9 +332,15 @@ class SimRows:
 
     def get(self, pk: str, sk: str, *, consistent: bool = True) -> Row | None:
         """See `ports.Rows.get`."""
-        return self._network.call(
-            "get", lambda: self._rows.get(pk, sk, consistent=consistent), f"table read {pk}"
-        )
+
+        def apply() -> Row | None:
+            past = {} if consistent else self._past(pk)
+            if sk in past:
+                self._seen.faults["stale read"] += 1
+                return deepcopy(past[sk])
+            return self._rows.get(pk, sk, consistent=consistent)
+
+        return self._network.call("get", apply, f"table read {pk}")
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
@@ -322,6 +394,14 @@ class SimRows:
 
         def apply() -> list[Row]:
             # Again at each try: the reply of the previous one may have been lost.
+            past = {} if consistent else self._past(pk)
+            if past:
+                self._seen.faults["stale read"] += 1
+                rows = {str(row["sk"]): row for row in self._rows.query(pk)} | deepcopy(past)
+                found = sorted(
+                    (sk, row) for sk, row in rows.items() if row is not None and sk > after
+                )
+                return [row for _, row in (found[::-1] if backwards else found)][:limit]
             return list(
                 self._rows.query(
                     pk, after=after, limit=limit, consistent=consistent, backwards=backwards
@@ -329,6 +409,12 @@ class SimRows:
             )
 
         yield from self._network.call("query", apply, f"table read {pk}")
+
+    def _past(self, pk: str) -> dict[str, Row | None]:
+        """What a read that is not consistent shows of the rows that have changed."""
+        when = self._network.stale_from(self._network.rates.stale_read_s)
+        recent = self._seen.rows.get(pk)
+        return {} if when is None or recent is None else recent.since(when)
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
@@ -346,7 +432,8 @@ class SimObjects:
         store: the objects.
         network: the connection to them.
         seen: records the markers.
-        conditional_put: whether the store heeds ``If-None-Match`` and ``If-Match``.
+        conditional_put: whether the store heeds ``If-None-Match``.
+        conditional_replace: whether it heeds ``If-Match``.
     """
 
     def __init__(
@@ -356,8 +443,10 @@ class SimObjects:
         seen: Seen,
         *,
         conditional_put: bool = True,
+        conditional_replace: bool = True,
     ) -> None:
         self._store = store
+        self._conditional_replace = conditional_replace
         self._network = network
         self._seen = seen
         self._conditional_put = conditional_put
@@ -377,7 +466,7 @@ class SimObjects:
             self._store.put(key, body)
             self._record(key, body)
 
-        self._call("put", apply)
+        self._change("put", [key], apply)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See `ports.ObjectStore.put_new`."""
@@ -392,7 +481,7 @@ class SimObjects:
                 self._record(key, body)
             return created
 
-        return self._call("put", apply)
+        return self._put_where(key, apply)
 
     def read(self, key: str) -> StoredObject | None:
         """See `ports.ObjectStore.read`."""
@@ -400,27 +489,27 @@ class SimObjects:
 
     def put_if(self, key: str, body: bytes, tag: str) -> bool:
         """See `ports.ObjectStore.put_if`."""
-        if not self._conditional_put:
+        if not self._conditional_replace:
             self.put(key, body)
             return True
-        return self._call("put", lambda: self._store.put_if(key, body, tag))
+        return self._put_where(key, lambda: self._store.put_if(key, body, tag))
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
-        yield from self._call("list", lambda: list(self._store.list(prefix)))
+        yield from self._call("list", lambda: [entry.key for entry in self._listed(prefix)])
 
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """See `ports.ObjectStore.entries`."""
-        yield from self._call("list", lambda: list(self._store.entries(prefix)))
+        yield from self._call("list", lambda: self._listed(prefix))
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""
-        self._call("delete", lambda: self._store.delete(key))
+        self._change("delete", [key], lambda: self._store.delete(key))
 
     def delete_many(self, keys: Iterable[str]) -> None:
         """See `ports.ObjectStore.delete_many`."""
         chosen = list(keys)
-        self._call("delete", lambda: self._store.delete_many(chosen))
+        self._change("delete", chosen, lambda: self._store.delete_many(chosen))
 
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""
@@ -428,7 +517,7 @@ class SimObjects:
 
     def upload(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.upload`."""
-        self._call("put", lambda: self._store.upload(key, path))
+        self._change("put", [key], lambda: self._store.upload(key, path))
 
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
@@ -436,7 +525,48 @@ class SimObjects:
 
     def copy(self, source: str, key: str) -> None:
         """See `ports.ObjectStore.copy`."""
-        self._call("put", lambda: self._store.copy(source, key))
+        self._change("put", [key], lambda: self._store.copy(source, key))
+
+    def _put_where(self, key: str, apply: Callable[[], bool]) -> bool:
+        """A PUT with a condition; it may collide with another one of its key."""
+
+        def unless_conflict() -> bool:
+            several = self._seen.writing[key] > 1
+            if several and self._network.chance(self._network.rates.conflict, "conflict"):
+                raise Conflict
+            return apply()
+
+        self._seen.writing[key] += 1
+        try:
+            return self._change("put", [key], unless_conflict)
+        finally:
+            self._seen.writing[key] -= 1
+
+    def _listed(self, prefix: str) -> Sequence[ObjectInfo]:
+        when = self._network.stale_list_from()
+        current = [*self._store.entries(prefix)]
+        if when is None:
+            return current
+        past = self._seen.objects.past(when, ((entry.key, entry) for entry in current), prefix)
+        found = [*past.values()]
+        self._seen.faults["stale list"] += found != current
+        return found
+
+    def _change(self, verb: str, keys: Sequence[str], apply: Callable[[], T]) -> T:
+        def noted() -> T:
+            before = {key: self._info(key) for key in keys}
+            result = apply()
+            for key, info in before.items():
+                self._seen.objects.note(self._network.now, key, info)
+            return result
+
+        return self._call(verb, noted)
+
+    def _info(self, key: str) -> ObjectInfo | None:
+        body = self._store.objects.get(key)
+        return (
+            None if body is None else ObjectInfo(key, len(body), self._store.modified.get(key, 0.0))
+        )
 
     def _call(self, verb: str, apply: Callable[[], T]) -> T:
         return self._network.call(f"object {verb}", apply, f"store {verb}")

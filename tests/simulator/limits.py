@@ -145,7 +145,9 @@ class LimitSimulation:
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config
         worst = 0.0 if self.calm else rng.choice((0.01, 0.04, 0.1))
         lost, replies, throttles, slow = (rng.uniform(0, worst) for _ in range(4))
-        self.rates = FaultRates(lost, replies, throttles, slow, _UNTIL_S)
+        stale_s = 0.0 if self.calm else rng.choice((0.0, 1.0))
+        self.rates = FaultRates(lost, replies, throttles, slow, _UNTIL_S, stale_read_s=stale_s)
+        self.seen.remember(self.rows, self.schedule)
         self.live: list[_Worker] = []
         self.used = 0
         self.burst_from = 0.0

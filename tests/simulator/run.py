@@ -198,6 +198,7 @@ class Simulation:
         self.rng = random.Random(self.seed)
         self.schedule = Schedule(_UNTIL_S)
         self.rows, self.objects, self.seen = WatchedRows(), MemoryObjects(), Seen()
+        self.seen.remember(self.rows, self.schedule)
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
         self.items = self.rng.randint(*self.load.items)
@@ -258,7 +259,9 @@ class Simulation:
     def _rates(self) -> FaultRates:
         worst = self.rng.choice((0.01, 0.04, 0.1))
         requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
+        until = self.rng.uniform(60, 600)
+        stale_s = self.rng.choice((0.0, 2.0))
+        return FaultRates(requests, replies, throttles, slow, until, stale_read_s=stale_s)
 
     def _outages(self) -> list[Outage]:
         """Services that do not answer for minutes, without other faults."""

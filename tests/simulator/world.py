@@ -54,6 +54,8 @@ class World:
     rates: FaultRates
     outages: list[Outage] = field(default_factory=list)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
+    conditional_replace: bool = True  #: whether it heeds ``If-Match``
+    skew_s: float = SKEW_S  #: the most that a clock is wrong
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: MemoryObjects = field(default_factory=MemoryObjects)
     seen: Seen = field(default_factory=Seen)
@@ -67,9 +69,12 @@ class World:
     #: Those whose supervisor has killed them because the item did not end
     hangs: set[tuple[str, int]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self.seen.remember(self.rows, self.schedule)
+
     def host(self, name: str) -> Host:
         """A process whose clock is wrong."""
-        return Host(name, self.rng.uniform(-1, 1) * SKEW_S)
+        return Host(name, self.rng.uniform(-1, 1) * self.skew_s)
 
     def say(self, line: str) -> None:
         """Append a line to the log, with the time."""
@@ -90,7 +95,13 @@ class World:
 
     def store(self, network: Network) -> SimObjects:
         """The object store, as a process sees it."""
-        return SimObjects(self.objects, network, self.seen, conditional_put=self.conditional_put)
+        return SimObjects(
+            self.objects,
+            network,
+            self.seen,
+            conditional_put=self.conditional_put,
+            conditional_replace=self.conditional_replace,
+        )
 
     def services(self, host: Host, network: Network) -> Services:
         """A command's services."""
