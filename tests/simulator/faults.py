@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from slurm_worker.errors import ServiceError, Throttled
@@ -24,16 +24,18 @@ from slurm_worker.protocol.ports import (
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.rules import broken_rule
-from tests.simulator.schedule import Schedule
+from tests.simulator.schedule import Host, Schedule
+from tests.simulator.seen import Seen
 from tests.simulator.stores.recent import Recent
 
 T = TypeVar("T")
+V = TypeVar("V")
 _LATENCY_S = 0.008
 _SLOW_S = 2.0
 _TIMEOUT_S = 5.0
 _TRIES = 4
-#: The longest time that a read or a list may be behind.
-_MOST_STALE_S = 30.0
+#: Mean delay of a write that arrives late.
+_LATE_S = 20.0
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -47,6 +49,7 @@ class FaultRates:
         lost_reply: the request is applied, but its reply is lost.
         throttled: the request is refused for now.
         slow: the request takes up to two seconds.
+        late: a write arrives when its sender has given up waiting, and has perhaps repeated it.
         stale_read_s: a read that is not consistent shows the rows of up to so many seconds ago.
         stale_list_s: a list shows the objects of up to so many seconds ago, also after `until`.
         conflict: a conditional PUT is refused for now while another one of its key is under way.
@@ -56,6 +59,7 @@ class FaultRates:
     lost_reply: float = 0.0
     throttled: float = 0.0
     slow: float = 0.0
+    late: float = 0.0
     until: float = 0.0
     stale_read_s: float = 0.0
     stale_list_s: float = 0.0
@@ -85,38 +89,6 @@ class Outage:
         return set(self.what.split()) <= set(where.split())
 
 
-@dataclass
-class Seen:
-    """The requests that the services received, for the invariants."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-    #: Distinct bodies ever stored under a marker's key.
-    markers: dict[str, set[str]] = field(default_factory=dict)
-    #: Attempts of each task, in the order in which they were granted.
-    attempts: dict[str, list[int]] = field(default_factory=dict)
-    #: When each marker was first stored.
-    committed: dict[str, float] = field(default_factory=dict)
-    #: Action, sort key and attempt of what happened to a task where its process, or the table,
-    #: failed before it was in the audit log.
-    unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
-    #: By partition, the rows that have changed a moment ago.
-    rows: dict[str, Recent[Row]] = field(default_factory=dict)
-    #: The same of objects.
-    objects: Recent[ObjectInfo] = field(default_factory=lambda: Recent(_MOST_STALE_S))
-    #: By key, the conditional PUTs that are under way.
-    writing: Counter[str] = field(default_factory=Counter)
-
-    def remember(self, rows: WatchedRows, schedule: Schedule) -> None:
-        """Remember each write to a table for a moment, for reads that show the past."""
-
-        def note(_name: str, before: Row, after: Row) -> None:
-            recent = self.rows.setdefault(str(after["pk"]), Recent(_MOST_STALE_S))
-            recent.note(schedule.now, str(after["sk"]), before or None)
-
-        rows.watchers.append(note)
-
-
 class WatchedRows(MemoryRows):
     """The table, with a record of what became of each statement and each row's state."""
 
@@ -126,8 +98,14 @@ class WatchedRows(MemoryRows):
         self.mutate: Callable[[Statement], Statement] = lambda statement: statement
         #: Called with each write that was applied: its name, the row before and after.
         self.watchers: list[Callable[[str, Row, Row], None]] = []
+        #: Called with each update that was refused, and the row that it met; for mutants.
+        self.on_refusal: Callable[[str, str, Statement, Row | None], None] = _nothing
         #: Rules that a write has broken; see `rules`.
         self.broken: list[str] = []
+        #: Called with each of them.
+        self.on_broken: Callable[[str], None] = lambda _rule: None
+        #: Gets a line when a write breaks a rule.
+        self.say: Callable[[str], None] = lambda _line: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
         self.refused: Counter[str] = Counter()
         #: By kind of row, state before and state after; only where they differ
@@ -154,7 +132,11 @@ class WatchedRows(MemoryRows):
             broken = broken_rule(name, before, result.row, statement.values)
             if broken:
                 self.broken.append(f"{pk} {sk}: {broken}")
+                self.say(f"A RULE IS BROKEN: {broken}")
+                self.on_broken(self.broken[-1])
             self._tell(name, before, result.row)
+        else:
+            self.on_refusal(pk, sk, statement, result.row)
         self._count_result(statement_name(statement), result)
         return result
 
@@ -182,6 +164,16 @@ class WatchedRows(MemoryRows):
             self.transitions[kind, before, state] += 1
             if kind == "task":
                 self.tasks[key] = state
+
+
+def _nothing(_pk: str, _sk: str, _statement: Statement, _row: Row | None) -> None:
+    """Ignore the refusal."""
+
+
+def _short(pk: str) -> str:
+    """A partition key without the job's name."""
+    kind, _, rest = pk.partition("#")
+    return rest.partition("#")[2] or "job" if kind == "JOB" else pk
 
 
 def statement_name(statement: Statement) -> str:
@@ -233,14 +225,30 @@ class Network:
         self._outages = outages
         self._answered = answered
         self._authorize = authorize
+        # One draw for each request: which of them meet faults does not depend on other draws.
+        self._dice = random.Random(rng.random())
+        self._requests = 0
+
+    @property
+    def host(self) -> str:
+        """The process that makes the requests."""
+        return self._schedule.current.host.name
 
     @property
     def now(self) -> float:
         """The simulated time."""
         return self._schedule.now
 
-    def call(self, name: str, apply: Callable[[], T], where: str) -> T:
+    def call(
+        self,
+        name: str,
+        apply: Callable[[], T],
+        where: str,
+        late: Callable[[], object] | None = None,
+    ) -> T:
         """Make a request as the SDK does: repeated until an answer comes, a few times.
+
+        `late` makes it where it arrives late; None where it is then lost.
 
         Raises:
             Throttled: if the last try was throttled.
@@ -251,21 +259,21 @@ class Network:
             self._authorize()
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
             fault = self._fault(where)
-            if fault:
-                self._seen.faults[fault] += 1
             self._seen.requests[name] += 1
             if fault == "slow":
                 self._schedule.sleep(self._rng.uniform(0, _SLOW_S))
             if fault == "throttled":
                 self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                 continue
-            if fault != "lost_request":
+            if fault == "late" and late is not None:
+                self._arrive_later(late)
+            if fault not in ("lost_request", "late"):
                 try:
                     result = apply()
                 except Conflict:
                     self._schedule.sleep(self._rng.uniform(0, 0.1 * 2**attempt))
                     continue
-            if fault in ("lost_request", "lost_reply"):
+            if fault in ("lost_request", "lost_reply", "late"):
                 self._schedule.sleep(_TIMEOUT_S)
                 continue
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
@@ -275,33 +283,47 @@ class Network:
             raise Throttled(f"{name}: throttled {_TRIES} times")
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
-    def stale_from(self, most_s: float) -> float | None:
-        """The past time that an answer shows; None if it shows the present."""
-        if not most_s or self._rng.random() < 0.5:
-            return None
-        return self.now - self._rng.uniform(0, most_s)
+    def _arrive_later(self, late: Callable[[], object]) -> None:
+        """Make a request later, whatever has become of its sender."""
+        delay_s = _TIMEOUT_S + self._rng.expovariate(1 / _LATE_S)
 
-    def stale_list_from(self) -> float | None:
-        """As `stale_from`, for lists: the store is as it is until the end."""
-        return self.stale_from(self._rates.stale_list_s)
+        def arrive() -> None:
+            self._schedule.sleep(delay_s)
+            late()
+
+        self._schedule.spawn(Host("network"), arrive)
+
+    def past(
+        self, recent: Recent[V], most_s: float, kind: str, prefix: str = ""
+    ) -> dict[str, V | None]:
+        """What an answer shows of the keys that have changed: their values of a time ago."""
+        if not most_s or self._rng.random() < 0.5:
+            return {}
+        found = recent.since(self.now - self._rng.uniform(0, most_s), prefix)
+        return found if found and self.happens(kind) else {}
 
     @property
     def rates(self) -> FaultRates:
         """How often faults happen now."""
         return self._rates if self.now <= self._rates.until else FaultRates()
 
-    def chance(self, probability: float, fault: str) -> bool:
-        """Whether a fault of this probability happens; it is counted."""
-        happens = bool(probability) and self._rng.random() < probability
-        self._seen.faults[fault] += happens
-        return happens
+    @property
+    def stale_list_s(self) -> float:
+        """By how much lists may be late; the store is so until the end."""
+        return self._rates.stale_list_s
+
+    def chance(self, probability: float, kind: str) -> bool:
+        """Whether something of this probability goes wrong with the request."""
+        return bool(probability) and self._rng.random() < probability and self.happens(kind)
+
+    def happens(self, kind: str) -> bool:
+        """Whether this may go wrong with the request; it is counted."""
+        return self._seen.happens(f"{self.host} request {self._requests}", kind)
 
     def fault_once(self, where: str) -> str:
         """Which fault a single try of a request meets; empty for none. It is recorded."""
         fault = self._fault(where)
-        if fault:
-            self._seen.faults[fault] += 1
-        return fault
+        return "lost_request" if fault == "late" else fault
 
     def answer(self, name: str) -> None:
         """A request of this name was answered."""
@@ -309,17 +331,30 @@ class Network:
         self._answered(name)
 
     def _fault(self, where: str) -> str:
+        dice = self._dice.random()
+        self._requests += 1
         for outage in self._outages:
             if outage.hits(self._schedule.now, where):
+                self._seen.faults[outage.fault] += 1
                 return outage.fault
         if self._schedule.now > self._rates.until:
             return ""
-        dice = self._rng.random()
-        for name in ("lost_request", "lost_reply", "throttled", "slow"):
+        for name in ("lost_request", "lost_reply", "throttled", "slow", "late"):
             dice -= getattr(self._rates, name)
             if dice < 0:
-                return name
+                happens = self._seen.happens(f"{self.host} request {self._requests}", name)
+                return name if happens else ""
         return ""
+
+
+def remember(rows: WatchedRows, seen: Seen, schedule: Schedule) -> None:
+    """Remember each write to a table for a moment, for reads that show the past."""
+
+    def note(_name: str, before: Row, after: Row) -> None:
+        recent = seen.rows.setdefault(str(after["pk"]), Recent())
+        recent.note(schedule.now, str(after["sk"]), before or None)
+
+    rows.watchers.append(note)
 
 
 class SimRows:
@@ -336,7 +371,6 @@ class SimRows:
         def apply() -> Row | None:
             past = {} if consistent else self._past(pk)
             if sk in past:
-                self._seen.faults["stale read"] += 1
                 return deepcopy(past[sk])
             return self._rows.get(pk, sk, consistent=consistent)
 
@@ -344,10 +378,14 @@ class SimRows:
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
+
+        def apply() -> Applied | Refused:
+            result = self._rows.put_new(row)
+            self._say(f"put {_short(str(row['pk']))} {row['sk']}", result)
+            return result
+
         try:
-            return self._network.call(
-                "put", lambda: self._rows.put_new(row), f"table write {row['pk']}"
-            )
+            return self._network.call("put", apply, f"table write {row['pk']}", apply)
         except BaseException:
             if row.get("action") in RECORDED.values():
                 detail = cast("Row", row["detail"])
@@ -361,6 +399,7 @@ class SimRows:
 
         def apply() -> Applied | Refused:
             result = self._rows.update(pk, sk, statement)
+            self._say(f"{statement.name} {_short(pk)} {sk}", result)
             if isinstance(result, Applied) and statement.name in RECORDED:
                 attempt = int_of(result.row, "attempt") - (statement.name == "steal")
                 taken.add((RECORDED[statement.name], sk, attempt))
@@ -371,8 +410,13 @@ class SimRows:
                 self._seen.requests["claim refused"] += 1
             return result
 
+        def apply_late() -> None:
+            apply()
+            # Nobody gets this answer.
+            self._seen.unrecorded |= taken
+
         try:
-            result = self._network.call(statement.name, apply, f"table write {pk}")
+            result = self._network.call(statement.name, apply, f"table write {pk}", apply_late)
         except BaseException:
             self._seen.unrecorded |= taken
             raise
@@ -395,30 +439,31 @@ class SimRows:
         def apply() -> list[Row]:
             # Again at each try: the reply of the previous one may have been lost.
             past = {} if consistent else self._past(pk)
-            if past:
-                self._seen.faults["stale read"] += 1
-                rows = {str(row["sk"]): row for row in self._rows.query(pk)} | deepcopy(past)
-                found = sorted(
-                    (sk, row) for sk, row in rows.items() if row is not None and sk > after
-                )
-                return [row for _, row in (found[::-1] if backwards else found)][:limit]
-            return list(
-                self._rows.query(
+            if not past:
+                found = self._rows.query(
                     pk, after=after, limit=limit, consistent=consistent, backwards=backwards
                 )
-            )
+                return list(found)
+            rows = {str(row["sk"]): row for row in self._rows.query(pk)} | deepcopy(past)
+            old = sorted((sk, row) for sk, row in rows.items() if row is not None and sk > after)
+            return [row for _, row in (old[::-1] if backwards else old)][:limit]
 
         yield from self._network.call("query", apply, f"table read {pk}")
 
     def _past(self, pk: str) -> dict[str, Row | None]:
-        """What a read that is not consistent shows of the rows that have changed."""
-        when = self._network.stale_from(self._network.rates.stale_read_s)
         recent = self._seen.rows.get(pk)
-        return {} if when is None or recent is None else recent.since(when)
+        if recent is None:
+            return {}
+        return self._network.past(recent, self._network.rates.stale_read_s, "stale read")
 
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         self._network.call("delete", lambda: self._rows.delete(pk, sk), f"table write {pk}")
+        self._seen.write(self._network.host, f"delete {_short(pk)} {sk}")
+
+    def _say(self, write: str, result: Applied | Refused) -> None:
+        refused = " refused" if isinstance(result, Refused) else ""
+        self._seen.write(self._network.host, f"{write}{refused}")
 
 
 def _is_of(statement: Statement, row: Row) -> bool:
@@ -538,29 +583,36 @@ class SimObjects:
 
         self._seen.writing[key] += 1
         try:
-            return self._change("put", [key], unless_conflict)
+            return self._change("put", [key], unless_conflict, late=apply)
         finally:
             self._seen.writing[key] -= 1
 
     def _listed(self, prefix: str) -> Sequence[ObjectInfo]:
-        when = self._network.stale_list_from()
-        current = [*self._store.entries(prefix)]
-        if when is None:
-            return current
-        past = self._seen.objects.past(when, ((entry.key, entry) for entry in current), prefix)
-        found = [*past.values()]
-        self._seen.faults["stale list"] += found != current
-        return found
+        past = self._network.past(
+            self._seen.objects, self._network.stale_list_s, "stale list", prefix
+        )
+        current = self._store.entries(prefix)
+        if not past:
+            return [*current]
+        found = {entry.key: entry for entry in current} | past
+        return [entry for _, entry in sorted(found.items()) if entry is not None]
 
-    def _change(self, verb: str, keys: Sequence[str], apply: Callable[[], T]) -> T:
-        def noted() -> T:
+    def _change(
+        self,
+        verb: str,
+        keys: Sequence[str],
+        apply: Callable[[], T],
+        late: Callable[[], object] | None = None,
+    ) -> T:
+        def noted(change: Callable[[], V]) -> V:
             before = {key: self._info(key) for key in keys}
-            result = apply()
+            result = change()
             for key, info in before.items():
                 self._seen.objects.note(self._network.now, key, info)
             return result
 
-        return self._call(verb, noted)
+        name, where = f"object {verb}", f"store {verb}"
+        return self._network.call(name, lambda: noted(apply), where, lambda: noted(late or apply))
 
     def _info(self, key: str) -> ObjectInfo | None:
         body = self._store.objects.get(key)
@@ -572,6 +624,7 @@ class SimObjects:
         return self._network.call(f"object {verb}", apply, f"store {verb}")
 
     def _record(self, key: str, body: bytes) -> None:
+        self._seen.write(self._network.host, f"put {key}")
         if key.endswith(".done"):
             self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()

@@ -25,13 +25,14 @@ from tests.simulator.faults import (
     FaultRates,
     Network,
     Outage,
-    Seen,
     SimObjects,
     SimRows,
     WatchedRows,
+    remember,
 )
 from tests.simulator.login_node import LoginNode, SimTransport
 from tests.simulator.schedule import Host, Schedule, SimClock
+from tests.simulator.seen import Seen
 
 JOB = JobId("simulated")
 BUCKET, PREFIX, INPUT = "lab", "lab", "input/items.jsonl"
@@ -45,10 +46,10 @@ SKEW_S = 2.0
 
 @dataclass
 class World:
-    """Everything that outlives the processes; `rng` decides what happens to them."""
+    """Everything that outlives the processes."""
 
     schedule: Schedule
-    rng: random.Random
+    seen: Seen
     controller: Controller
     node: LoginNode
     rates: FaultRates
@@ -58,9 +59,8 @@ class World:
     skew_s: float = SKEW_S  #: the most that a clock is wrong
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: MemoryObjects = field(default_factory=MemoryObjects)
-    seen: Seen = field(default_factory=Seen)
     scratch: Path = Path()
-    log: list[str] = field(default_factory=list)  #: for people who read a failed run
+    started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
     elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
     endless: bool = False  #: whether calls of the handler may never return
@@ -70,15 +70,17 @@ class World:
     hangs: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.seen.remember(self.rows, self.schedule)
+        remember(self.rows, self.seen, self.schedule)
 
     def host(self, name: str) -> Host:
-        """A process whose clock is wrong."""
-        return Host(name, self.rng.uniform(-1, 1) * self.skew_s)
+        """A process whose clock is wrong; its name gets a number."""
+        self.started[name] += 1
+        name = f"{name} {self.started[name]}"
+        return Host(name, self.seen.rng_of(name).uniform(-1, 1) * self.skew_s)
 
     def say(self, line: str) -> None:
-        """Append a line to the log, with the time."""
-        self.log.append(f"{self.schedule.now:8.1f} {line}")
+        """Append a line to the record, with the time."""
+        self.seen.say(line)
 
     def died(self, task: str, position: int | None, *, hung: bool) -> None:
         """A worker process has died."""

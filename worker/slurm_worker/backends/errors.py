@@ -97,30 +97,42 @@ def headers_of(error: ClientError) -> Mapping[str, str]:
     return {name.lower(): value for name, value in found.items()}
 
 
+def status_of(error: ClientError) -> int:
+    """The HTTP status of a refusal."""
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+
+
 def is_redirect(error: ClientError) -> bool:
     """Whether a service sends the caller elsewhere, where the SDK does not follow."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status in _REDIRECTS
+    return status_of(error) in _REDIRECTS
 
 
-def refused(where: str, error: ClientError, endpoint: str = "the endpoint") -> ServiceError:
+def words_of(error: ClientError) -> str:
+    """A refusal's code and text, without the SDK's own words around them."""
+    return ": ".join(filter(None, (code_of(error), text_of(error).rstrip("."))))
+
+
+def refused(
+    where: str, error: ClientError, endpoint: str = "the endpoint", fix: str = ""
+) -> ServiceError:
     """The error for a request that a service answered and did not carry out.
 
     `where` names the table or object of the request, and `endpoint` the setting of the service's
-    address. The SDK has made its retries.
+    address. `fix` is what to do about an error that is not known here. The SDK has made its
+    retries.
     """
     code = code_of(error)
     if code in _EXPIRED:
-        said = _said(error)
+        said = words_of(error)
         return ExpiredCredentials(f"{where}: the AWS credentials have expired ({said})", RENEW)
     if code == _SKEWED_CODE or _SKEWED.search(text_of(error)):
-        return WrongClock(f"{where}: {_clock(error)} ({_said(error)})", SET_CLOCK)
+        return WrongClock(f"{where}: {_clock(error)} ({words_of(error)})", SET_CLOCK)
     if is_redirect(error):
         to = headers_of(error).get("location", "another address")
         return WrongSetting(f"{where}: the service redirects to {to}", f"correct {endpoint}")
     kinds = {Throttled: _THROTTLED, AccessDenied: _DENIED, InvalidRequest: _INVALID}
     kind = next((kind for kind, codes in kinds.items() if code in codes), ServiceError)
-    return kind(f"{where}: {error}")
+    return kind(f"{where}: {error}", fix)
 
 
 def unanswered(where: str, error: Exception, check: str) -> ServiceError:
@@ -158,11 +170,6 @@ def settings_explained() -> Iterator[None]:
         raise UserError(
             f"aws: {error}", "correct the site's aws section or AWS_* variables"
         ) from error
-
-
-def _said(error: ClientError) -> str:
-    """A refusal's code and words, without the SDK's own around them."""
-    return ": ".join(filter(None, (code_of(error), text_of(error).rstrip("."))))
 
 
 def _clock(error: ClientError) -> str:

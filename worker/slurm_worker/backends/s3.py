@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
+from slurm_worker.backends.checksums import CHECKSUMS_FIX, Checksums
 from slurm_worker.backends.errors import (
     UNANSWERED,
     code_of,
@@ -26,10 +27,19 @@ from slurm_worker.backends.errors import (
     is_redirect,
     refused,
     settings_explained,
+    status_of,
     text_of,
     unanswered,
+    words_of,
 )
-from slurm_worker.errors import AccessDenied, Missing, ServiceError, UserError, WrongSetting
+from slurm_worker.errors import (
+    Missing,
+    NoCredentials,
+    ServiceError,
+    UserError,
+    WrongClock,
+    WrongSetting,
+)
 from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
@@ -52,6 +62,7 @@ _CONFLICT_TRIES = 5
 _CONFLICT_WAIT_S = 0.1
 #: A refusal of HEAD has no text that says why.
 _WORDLESS = {"400", "403"}
+_FORBIDDEN = 403
 #: As stores word that they don't know the checksums of today's SDKs: in a header, or behind the
 #: bytes in a trailer, for which the request has no Content-Length.
 _OF_CHECKSUMS = re.compile(
@@ -60,9 +71,6 @@ _OF_CHECKSUMS = re.compile(
     re.IGNORECASE,
 )
 _DAMAGED = "BadDigest"
-#: Whether the SDK sends checksums that S3 does not require, and checks those of replies.
-Checksums: TypeAlias = Literal["when_supported", "when_required"]
-CHECKSUMS_FIX = "set aws.checksums: when_required in the site file"
 _REGION = re.compile(r"[a-z0-9-]+")
 #: Refusals of a request that was signed for another region than the bucket's.
 _OTHER_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
@@ -103,12 +111,13 @@ class S3Objects:
         try:
             self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
         except ClientError as error:
-            if isinstance(refused("", error), AccessDenied):
-                raise UserError(
-                    f"storage.prefix: no access to bucket {self.bucket!r}",
-                    "check the name and the credentials",
-                ) from error
-            raise
+            named = isinstance(refused("", error), (NoCredentials, WrongClock))
+            if named or status_of(error) != _FORBIDDEN:
+                raise
+            raise UserError(
+                f"storage.prefix: no access to bucket {self.bucket!r} ({words_of(error)})",
+                "check the name and the credentials",
+            ) from error
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""

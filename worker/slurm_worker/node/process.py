@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from slurm_worker.backends.clock import AwsClock
@@ -16,7 +17,7 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node import logging
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.slurm_job import Drain, WorkerIdentity, array_size, seconds_left
+from slurm_worker.node.slurm_job import Drain, WorkerExit, WorkerIdentity, array_size, seconds_left
 from slurm_worker.node.supervisor import Death
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker, read_config
@@ -70,7 +71,8 @@ def work(
 
     def leave() -> None:
         logs.close()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(0)
 
     try:
@@ -95,7 +97,7 @@ def work(
             array_size=array_size(os.environ),
             leave=leave,
         )
-        return Worker(context).run()
+        return _run(context)
     except (UserError, ServiceError) as error:
         logs.logger.error("the worker can't continue", error=str(error), exc_info=error)
         raise
@@ -108,6 +110,14 @@ def hang_limits(config: JobConfig) -> tuple[float, float]:
     timeout_s = config.worker.item_timeout_s
     item_s = timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0
     return item_s, config.lease.stall_s + _HANG_MARGIN_S
+
+
+def _run(context: NodeContext) -> WorkerExit:
+    try:
+        return Worker(context).run()
+    except ServiceError as error:
+        context.record_end(error)
+        raise
 
 
 def _start_logs(
