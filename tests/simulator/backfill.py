@@ -25,6 +25,7 @@ from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -32,6 +33,7 @@ from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
 from tests.simulator.promises import Promises
+from tests.simulator.publishers import KEPT_S, use_for_weeks
 from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
@@ -49,6 +51,8 @@ _MOST_SUBMISSIONS = 15
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
 _LONG_STALL_S = 3600.0
+#: Garbage is so old, while the job runs.
+_GC_AGE_S = 600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 #: The most that clocks are wrong: as NTP leaves them, and without NTP.
@@ -153,6 +157,7 @@ class Backfill:
         self.fleet = Fleet(self.world)
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
+        self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
@@ -251,6 +256,12 @@ class Backfill:
             world.schedule.sleep(10.0)
         # Late attempts may still be under way; what they do must change nothing.
         world.schedule.sleep(3 * self.times["ttl"])
+        if not self.calm and chance.random() < 0.25:
+            self.user.wait()
+            self.publications.kept_s = KEPT_S
+            use_for_weeks(world, self.user, chance)
+            self._until_done("aggregate", _aggregate)
+            self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
 
     def _retry_the_rest(self) -> None:
@@ -421,7 +432,7 @@ def _aggregate(services: Services) -> Any:
 
 
 def _collect(services: Services) -> Any:
-    return gc.collect(services, JOB, older_than_s=600.0, log=_quiet)
+    return gc.collect(services, JOB, older_than_s=_GC_AGE_S, log=_quiet)
 
 
 def _repair(services: Services) -> Any:

@@ -176,6 +176,41 @@ def _short(pk: str) -> str:
     return rest.partition("#")[2] or "job" if kind == "JOB" else pk
 
 
+class WatchedObjects(MemoryObjects):
+    """The bucket; each write and each deletion is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Called with the key and the body of each object that was written.
+        self.on_put: Callable[[str, bytes], None] = lambda _key, _body: None
+        #: Called with the key of each object that was deleted.
+        self.on_delete: Callable[[str], None] = lambda _key: None
+
+    def put(self, key: str, body: bytes) -> None:
+        """See `ports.ObjectStore.put`."""
+        super().put(key, body)
+        self.on_put(key, body)
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        """See `ports.ObjectStore.put_new`."""
+        created = super().put_new(key, body)
+        if created:
+            self.on_put(key, body)
+        return created
+
+    def put_if(self, key: str, body: bytes, tag: str) -> bool:
+        """See `ports.ObjectStore.put_if`."""
+        replaced = super().put_if(key, body, tag)
+        if replaced:
+            self.on_put(key, body)
+        return replaced
+
+    def delete(self, key: str) -> None:
+        """See `ports.ObjectStore.delete`."""
+        super().delete(key)
+        self.on_delete(key)
+
+
 def statement_name(statement: Statement) -> str:
     """The statement's name; the stages of all shards are one."""
     return "stage" if re.fullmatch(r"s\d+", statement.name) else statement.name

@@ -81,13 +81,16 @@ class User:
                 prepare()
             self._world.schedule.sleep(rng.uniform(1, 30))
 
-    def begin(self, name: str, verb: Verb, *, disturbed: bool) -> Command:
-        """Start a command; do not wait for it."""
+    def begin(
+        self, name: str, verb: Verb, *, disturbed: bool, longest_s: float = _LONGEST_PAUSE_S
+    ) -> Command:
+        """Start a command; do not wait for it. A `disturbed` one stands still for `longest_s`."""
         world = self._world
         host = world.host(name)
         rng = world.seen.rng_of(host.name)
         command = Command(name, host, SimSignal(world.schedule))
-        network = world.network(rng, self._disturbance(host, rng) if disturbed else _nothing)
+        disturbance = self._disturbance(host, rng, longest_s) if disturbed else _nothing
+        network = world.network(rng, disturbance)
         services = world.services(host, network)
 
         def run() -> None:
@@ -112,7 +115,9 @@ class User:
         while self.running:
             self._world.schedule.sleep(5.0)
 
-    def _disturbance(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+    def _disturbance(
+        self, host: Host, rng: random.Random, longest_s: float
+    ) -> Callable[[str], None]:
         """What happens to a command after one of its requests was answered."""
         kind, left = rng.choice(("cut", "sleep")), int(_MOST_REQUESTS ** rng.random())
 
@@ -123,7 +128,7 @@ class User:
                 return
             if kind == "cut":
                 raise Killed
-            self._world.schedule.pause(host, rng.uniform(1, _LONGEST_PAUSE_S))
+            self._world.schedule.pause(host, rng.uniform(1, longest_s))
 
         return disturb
 

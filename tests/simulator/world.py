@@ -19,7 +19,6 @@ from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.testing import MemoryObjects
 from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
@@ -27,6 +26,7 @@ from tests.simulator.faults import (
     Outage,
     SimObjects,
     SimRows,
+    WatchedObjects,
     WatchedRows,
     remember,
 )
@@ -58,7 +58,7 @@ class World:
     conditional_replace: bool = True  #: whether it heeds ``If-Match``
     skew_s: float = SKEW_S  #: the most that a clock is wrong
     rows: WatchedRows = field(default_factory=WatchedRows)
-    objects: MemoryObjects = field(default_factory=MemoryObjects)
+    objects: WatchedObjects = field(default_factory=WatchedObjects)
     scratch: Path = Path()
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
