@@ -67,7 +67,7 @@ CANCELLED = "cancelled"
 #: When an attempt without an id is taken over; sbatch is ended well before.
 STALE_ATTEMPT_S = 90
 
-#: States of a job that may still do something; one that is completing only ends.
+#: States of a job that waits or does something. One that is completing only ends, or was put back.
 WAITS_OR_RUNS = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
 #: Words of sbatch when the controller may or may not have taken the job.

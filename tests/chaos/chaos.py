@@ -43,7 +43,7 @@ from tests.chaos.faults.proxy import Faults, Upstream, listening_proxy
 from tests.chaos.faults.ssh import Cuts, ssh_proxy
 from tests.chaos.faults.tally import Tally
 from tests.chaos.faults.workers import workers_of
-from tests.chaos.queue_watch import QueueWatch, cancel_ghosts, live_arrays, live_elements
+from tests.chaos.queue_watch import Ghosts, QueueWatch, live_arrays
 from tests.chaos.report import Report
 from tests.chaos.sizes import Size
 from tests.chaos.user import User, UserGaveUpError, Verb
@@ -60,7 +60,7 @@ TTL_S, HEARTBEAT_S, MARGIN_S = 12.0, 3.0, 2.0
 #: Losses are the round's own doing here, so they must not look like a task that kills workers.
 MAX_LOST = 1000
 _POLL_S = 1.0
-_PATIENCE_S = 5.0
+_PATIENCE_S = 8.0
 #: Without a new task that is done for so long, the user does something. A lease ends sooner.
 _STILL_S = 30.0
 _END_S = 90.0
@@ -115,6 +115,7 @@ class Round:
         site = {**environment, "SLURMCTL_CONFIG": str(folder / "site.yaml")}
         self._user = User(site, self._fork(), self._tally, self._say)
         self._daemons = Daemons(settings, environment, self._fork(), self._say)
+        self._ghosts = Ghosts(self._job_id)
         self._report = Report(seed, self._job_id, commands=self._user.ended)
 
     def run(self) -> Report:
@@ -127,6 +128,7 @@ class Round:
             disks = stack.enter_context(mounted_disks(self._settings, self._fork(), self._say))
             stack.callback(lambda: self._cure.unlink(missing_ok=True))
             stack.callback(self._end)
+            stack.callback(self._user.close)
             stack.callback(self._waiting.close)
             disturber = self._disturber(disks)
             stack.callback(disturber.close)
@@ -257,7 +259,7 @@ class Round:
             if self._pauses and passed > self._pauses[0]:
                 self._pauses.pop(0)
                 self._pause_and_resume()
-            self._replace_workers(state, disturber, config)
+            self._replace_workers(state, config)
             time.sleep(_POLL_S)
         self._say(f"complete; {len(workers_of(self._job_id))} workers are still there")
         if self._size.airflow and (problem := self._waiting.result(_RESUMES_S)):
@@ -275,23 +277,21 @@ class Round:
         self._command(Verb.RESUME, self._job_id)
         self._say("resumed")
 
-    def _replace_workers(self, state: Progress, disturber: Disturber, config: Path) -> None:
+    def _replace_workers(self, state: Progress, config: Path) -> None:
         """What a user does who sees few workers, or no progress: asks for more."""
-        running = self._running()
+        running = self._ghosts.look()
         now = time.monotonic()
         done = state.tasks.get("done", 0)
-        if done != self._done or disturber.frozen:
+        if done != self._done:
             self._done, self._still_since = done, now
         enough = self._size.workers // 2
-        few = running is not None and running < enough and not disturber.frozen
+        few = running is not None and running < enough
         self._few_since = (self._few_since or now) if few else None
         # Just after a submit, all of them still wait.
         waits = self._few_since is None or now - self._few_since < _PATIENCE_S
         if (waits and now - self._still_since < _STILL_S) or running is None:
             return
         self._few_since, self._still_since = None, now
-        if ghosts := cancel_ghosts(self._job_id):
-            self._say(f"Slurm has lost the end of {', '.join(ghosts)}, which the user cancels")
         if self._report.submits >= self._size.submits:
             return
         self._report.submits += 1
@@ -302,11 +302,6 @@ class Round:
             self._command(Verb.WORKERS, self._job_id, *add, also=(ExitCode.USER_ERROR,))
         else:
             self._user.run(Verb.SUBMIT, config)
-
-    def _running(self) -> int | None:
-        """The elements that run, as Slurm says; None where it does not answer."""
-        found = live_elements(self._job_id, "RUNNING")
-        return None if found is None else len(found)
 
     def _publish_among_zombies(self, disturber: Disturber) -> None:
         """Publish at once, wake who is frozen, and publish again: nothing may have changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from tests.chaos.faults.workers import workers_of
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 30.0
+#: An element whose process has not begun, or has just ended, is none.
+_GHOST_S = 15.0
 _LIVE = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
 
@@ -36,17 +39,36 @@ def live_elements(job_id: str, states: str = _LIVE) -> list[str] | None:
     return sorted(element for element, _, name in found if name.startswith(f"{job_id}."))
 
 
-def cancel_ghosts(job_id: str) -> list[str]:
-    """Cancel elements that run only in Slurm's memory; which ones.
+@dataclass
+class Ghosts:
+    """Elements that run only in Slurm's memory, which are cancelled as an administrator would.
 
     A slurmctld that is killed forgets the ends of the last seconds. By itself, it asks its nodes
     only after many minutes.
+
+    Args:
+        job_id: of the elements.
+        cancelled: how many there were.
     """
-    running = set(live_elements(job_id, "RUNNING") or ())
-    ghosts = sorted(running - {worker.element for worker in workers_of(job_id)})
-    if ghosts:
-        _ask(["scancel", *ghosts])
-    return ghosts
+
+    job_id: str
+    cancelled: int = 0
+    _since: dict[str, float] = field(default_factory=dict)
+
+    def look(self) -> int | None:
+        """How many elements run, in Slurm and as a process; None if Slurm does not answer."""
+        running = live_elements(self.job_id, "RUNNING")
+        if running is None:
+            return None
+        workers = {worker.element for worker in workers_of(self.job_id)}
+        now = time.monotonic()
+        self._since = {
+            element: self._since.get(element, now) for element in running if element not in workers
+        }
+        ghosts = [element for element, since in self._since.items() if now - since > _GHOST_S]
+        if ghosts and _ask(["scancel", *ghosts]) is not None:
+            self.cancelled += len(ghosts)
+        return len(workers.intersection(running))
 
 
 @dataclass

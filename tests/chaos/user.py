@@ -26,6 +26,7 @@ from tests.chaos.faults.tally import Tally
 _SLURMCTL = Path(sys.executable).with_name("slurmctl")
 _FIRST_GUESS_S = 3.0
 _PAUSE_S = 1.0
+_KILL_TRIES = 3
 _LONGEST_S = 150.0
 _DEADLINE_S = 300.0
 
@@ -45,6 +46,10 @@ class Verb(str, Enum):
     def killed(self) -> str:
         """The kind of fault, as it is counted."""
         return f"slurmctl {self.value} killed"
+
+
+#: Commands that two users may run at once.
+_TWICE = (Verb.SUBMIT, Verb.RESUME, Verb.RETRY, Verb.AGGREGATE, Verb.CANCEL)
 
 
 class UserGaveUpError(Exception):
@@ -71,19 +76,43 @@ class User:
     #: Commands by how they ended.
     ended: Counter[str] = field(default_factory=Counter)
     _took: dict[str, float] = field(default_factory=dict)
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def run(
         self, verb: Verb, *arguments: str | Path, kills: int = 0, also: Collection[int] = ()
     ) -> dict[str, Any]:
         """Run a command, killed so often first; the document that it prints in the end.
 
+        After the kills, a second user runs the same command at the same time, where two may.
         `also` has exit codes that are as good as success. The document is empty then.
 
         Raises:
             UserGaveUpError: if it does not succeed.
         """
         for _ in range(kills):
-            self._kill(verb, arguments)
+            # It may be quicker than the moment of its death.
+            for _ in range(_KILL_TRIES):
+                if self._kill(verb, arguments):
+                    break
+        beside = self._start(verb, arguments) if kills and verb in _TWICE else None
+        try:
+            return self._repeat(verb, arguments, also)
+        finally:
+            if beside is not None:
+                code, _, err = self._finish(beside)
+                self.ended[f"{verb.value} {code}"] += 1
+                self._judge(verb, code, err, also)
+
+    def close(self) -> None:
+        """End commands that still run."""
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _repeat(
+        self, verb: Verb, arguments: tuple[str | Path, ...], also: Collection[int]
+    ) -> dict[str, Any]:
         deadline = time.monotonic() + _DEADLINE_S
         while True:
             began = time.monotonic()
@@ -101,7 +130,7 @@ class User:
                 raise UserGaveUpError(f"slurmctl {verb.value} ended with {code}: {err[-500:]}")
             time.sleep(_PAUSE_S)
 
-    def _kill(self, verb: Verb, arguments: tuple[str | Path, ...]) -> None:
+    def _kill(self, verb: Verb, arguments: tuple[str | Path, ...]) -> bool:
         after_s = self.rng.uniform(0.2, 1.0) * self._took.get(verb, _FIRST_GUESS_S)
         process = self._start(verb, arguments)
         try:
@@ -113,10 +142,11 @@ class User:
         if code == -signal.SIGKILL:
             self.tally.add(verb.killed, after=round(after_s, 2))
             self.say(f"{verb.killed} after {after_s:.1f} s")
-            return
+            return True
         # It was quicker, as on a machine that was busy before.
         self._took[verb] = 0.7 * self._took.get(verb, _FIRST_GUESS_S)
         self._judge(verb, code, err, (ExitCode.USER_ERROR,) if verb is Verb.WORKERS else ())
+        return False
 
     def _judge(self, verb: Verb, code: int, err: str, also: Collection[int]) -> None:
         """Only services fail here, so nothing may blame the user or be a bug."""
@@ -124,7 +154,7 @@ class User:
             self.problems.append(f"slurmctl {verb.value} ended with {code}: {err[-1500:]}")
 
     def _start(self, verb: Verb, arguments: tuple[str | Path, ...]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(_SLURMCTL), verb.value, *map(str, arguments), "--json"],
             env=dict(self.environment),
             stdout=subprocess.PIPE,
@@ -132,6 +162,8 @@ class User:
             text=True,
             start_new_session=True,
         )
+        self._started.append(process)
+        return process
 
     def _finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
         try:

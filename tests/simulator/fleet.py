@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
 _MOST_PROCESSES = 20
-#: Between two looks of a supervisor whether a process hangs.
+#: Seconds between two checks of a supervisor whether a process hangs.
 _LOOK_S = 1.0
 
 
@@ -42,12 +41,15 @@ class Fleet:
         self.array_size: Callable[[ArrayElement], int | None] = lambda element: len(
             element.array.elements
         )
+        #: Called when the first process of an element begins.
+        self.on_start: Callable[[ArrayElement], None] = lambda _element: None
 
     def launch(self, element: ArrayElement) -> int:
         """The script of an element: the supervisor and its process, until they end."""
         files = self._world.node.files
         if files.get(f"{element.array.place}/id", b"").strip() == b"cancelled":
             return _CANCELLED_EXIT
+        self.on_start(element)
         words = shlex.split(element.array.script.rstrip().splitlines()[-1])
         options = dict(zip(words[-6::2], words[-5::2], strict=True))
         death: Death | None = None
@@ -81,9 +83,9 @@ class _Process:
         self._options = options
         self._number = number
         self._death = death
-        self._rng = random.Random(world.rng.random())
         self._recorder = Recorder()
-        self._host = world.host(f"{element.name}.{number}")
+        self._host = world.host(f"{element.array.name} {element.number}")
+        self._rng = world.seen.rng_of(self._host.name)
         self._records: list[Record] = []
         self._host.when_killed = lambda: self._records.append(self._recorder.read())
         self._stop = SimSignal(world.schedule)

@@ -62,6 +62,7 @@ class SimHandler:
 
     Args:
         world: where the calls are counted.
+        rng: decides what it does.
         items: number of items.
         item_s: mean seconds of a call.
         calm: every item is processed without an accident.
@@ -69,9 +70,15 @@ class SimHandler:
     """
 
     def __init__(
-        self, world: World, items: int, item_s: float, *, calm: bool, bounded: bool = False
+        self,
+        world: World,
+        rng: random.Random,
+        items: int,
+        item_s: float,
+        *,
+        calm: bool,
+        bounded: bool = False,
     ) -> None:
-        rng = random.Random(world.rng.random())
         self._world = world
         self._item_s = item_s
         usual = _USUAL[:9] if calm else _USUAL
@@ -81,6 +88,11 @@ class SimHandler:
             rare = _RARE + _ENDLESS if bounded else _RARE
             for behaviour in rng.sample(rare, rng.randint(0, len(rare) - 2)):
                 self.behaviours[rng.randrange(items)] = behaviour
+        for number, behaviour in enumerate(self.behaviours):
+            if behaviour is not Behaviour.OK and not world.seen.happens(
+                f"item k{number}", behaviour.value
+            ):
+                self.behaviours[number] = Behaviour.OK
         self.sends: list[float] = []
         #: How calls for each item have ended: the classes of their errors; empty for a result.
         self.ends: dict[str, set[str]] = {f"k{number}": set() for number in range(items)}
@@ -94,7 +106,8 @@ class SimHandler:
             raise AssertionError(f"the handler got {item}, which is not the planned item")
         world.calls[key] += 1
         self.sends.append(world.schedule.now)
-        world.schedule.sleep(world.rng.expovariate(1 / self._item_s))
+        rng = self.rng_of(key, world.calls[key])
+        world.schedule.sleep(rng.expovariate(1 / self._item_s))
         behaviour = self.behaviours[number]
         if behaviour is not Behaviour.OK:
             world.seen.faults[f"handler {behaviour.value}"] += 1
@@ -131,10 +144,9 @@ class SimHandler:
             schedule.pause(schedule.current.host, seconds)
         schedule.sleep(seconds)
 
-    @property
-    def rng(self) -> random.Random:
-        """Decides what is left open."""
-        return self._world.rng
+    def rng_of(self, key: str, calls: int) -> random.Random:
+        """Decides what a call leaves open."""
+        return self._world.seen.rng_of(f"call {calls} of {key}")
 
 
 def _ok(handler: SimHandler, item: dict[str, Any], _calls: int) -> dict[Any, Any]:
@@ -187,7 +199,7 @@ def _memory(handler: SimHandler, item: dict[str, Any], _calls: int) -> dict[Any,
 
 def _limited(handler: SimHandler, item: dict[str, Any], calls: int) -> dict[Any, Any]:
     if calls <= _FLAKY_CALLS:
-        error = RateLimited(handler.rng.choice(_RETRY_AFTER_S))
+        error = RateLimited(handler.rng_of(item["id"], calls).choice(_RETRY_AFTER_S))
         handler.fail(item["id"], ErrorClass.RATE_LIMITED, error)
     return handler.succeed(item["id"])
 
@@ -218,11 +230,11 @@ def _freeze(handler: SimHandler, item: dict[str, Any], _calls: int) -> dict[Any,
     return handler.succeed(item["id"])
 
 
-def _late(handler: SimHandler, item: dict[str, Any], _calls: int) -> dict[Any, Any]:
+def _late(handler: SimHandler, item: dict[str, Any], calls: int) -> dict[Any, Any]:
     if not handler.corrected:
         # It may be too late for a timeout of the job.
         handler.ends[item["id"]].add(ErrorClass.TIMEOUT.value)
-        handler.wait(handler.rng.uniform(20, 300))
+        handler.wait(handler.rng_of(item["id"], calls).uniform(20, 300))
     return handler.succeed(item["id"])
 
 

@@ -22,6 +22,7 @@ from slurm_worker.errors import ServiceError
 from tests.simulator.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
 from tests.simulator.faults import Network
 from tests.simulator.schedule import Host, Schedule, SimPending
+from tests.simulator.seen import Seen
 
 _HOME = "/home/lab"
 _PART = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]+")
@@ -58,6 +59,7 @@ class LoginNode:
         rng: random.Random,
         controller: Controller,
         faults: SlurmFaults = SlurmFaults(),
+        seen: Seen | None = None,
     ) -> None:
         self.files: dict[str, bytes] = {}
         self.folders: set[str] = set()
@@ -66,6 +68,8 @@ class LoginNode:
         self._schedule = schedule
         self._rng = rng
         self.faults = faults
+        self._seen = seen or Seen()
+        self._submits = 0
         self._programs: dict[str, Callable[[list[str], bytes], str]] = {
             submission.MAKE_FOLDER: self._make_folder,
             submission.HAS_FILE: self._has_file,
@@ -164,11 +168,13 @@ class LoginNode:
     def _fault(self) -> str:
         if self._schedule.now > self.faults.until:
             return ""
-        dice = self._rng.random()
+        self._submits += 1
+        dice = self._seen.rng_of(f"sbatch {self._submits}").random()
         for name in ("lost_request", "lost_reply"):
             dice -= getattr(self.faults, name)
             if dice < 0:
-                return name
+                happens = self._seen.happens(f"sbatch {self._submits}", name)
+                return name if happens else ""
         return ""
 
     # --- programs ---------------------------------------------------------------

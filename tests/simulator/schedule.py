@@ -80,14 +80,15 @@ class Schedule:
         """
         self._hub = getcurrent()
         self.spawn(host, main)
-        while (thread := self._next()) is not None:
+        while self._failure is None and (thread := self._next()) is not None:
             self._current = thread
             thread.green.switch()
-        self._current = None
         for thread in list(self._alive):
-            # It waits for a signal that nobody is left to set.
-            thread.host.dead = True
-            thread.green.throw(Killed)
+            # It waits for a signal that nobody is left to set, or the run has failed.
+            self._current, thread.host.dead = thread, True
+            if thread.green:  # it has begun
+                thread.green.throw(Killed)
+        self._current = None
         if self._failure is not None:
             raise self._failure
         if self.overrun:
@@ -99,6 +100,14 @@ class Schedule:
         thread.green = greenlet(lambda: self._live(thread, function), self._hub)
         self._alive[thread] = None
         self._enqueue(thread, self.now)
+
+    def extend(self, seconds: float) -> None:
+        """A run may last longer than was said at its begin."""
+        self._until += seconds
+
+    def fail(self, error: Exception) -> None:
+        """End the run with this error, wherever its threads are."""
+        self._failure = self._failure or error
 
     def sleep(self, seconds: float) -> None:
         """Let the others run for this time.

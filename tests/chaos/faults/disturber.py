@@ -95,11 +95,6 @@ class Disturber:
             self._schedule.sort()
 
     @property
-    def frozen(self) -> bool:
-        """Whether some worker is stopped now."""
-        return bool(self._frozen)
-
-    @property
     def left(self) -> list[str]:
         """The planned disturbances that have not happened yet."""
         return [what.value for _, what in self._schedule]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.maintenance.aws_resources import BILLING_MODE, TABLE_KEYS
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
@@ -25,7 +25,7 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
 )
 from slurm_worker.backends.checksums import CHECKSUMS_FIX
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import refused, unanswered
+from slurm_worker.backends.errors import UNANSWERED, refused, unanswered
 from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.diagnostics.access_probes import (
     PROBE_JOB,
@@ -106,7 +106,7 @@ def describe_table(client: Any, name: str) -> TableDescription:
                 "create it with slurmctl bootstrap, or correct the name",
             ) from error
         raise refused(what, error, "aws.dynamodb_endpoint_url", _POLICY) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         check = "aws.dynamodb_endpoint_url, the region and the network"
         raise unanswered(what, error, check) from error
 
