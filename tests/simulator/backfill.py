@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol.keys import TaskState, shard_count
+from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
@@ -61,6 +61,8 @@ _LONG_STALL_S = 3600.0
 _GC_AGE_S = 600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
+#: The most that clocks are wrong: as NTP leaves them, and without NTP.
+_SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -133,13 +135,16 @@ class Backfill:
             SlurmFaults(slurm, slurm, self.until),
             seen,
         )
+        conditional = rng.random() < 0.85
         self.world = World(
             schedule,
             seen,
             controller,
             node,
             self._rates(),
-            conditional_put=rng.random() < 0.85,
+            conditional_put=conditional,
+            conditional_replace=conditional and rng.random() < 0.9,
+            skew_s=rng.choice(_SKEWS_S),
         )
         shape = self.shape
         self.world.rows.say = seen.say
@@ -215,7 +220,17 @@ class Backfill:
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
         request, reply, throttled, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
-        return FaultRates(request, reply, throttled, slow, late, self.until)
+        return FaultRates(
+            request,
+            reply,
+            throttled,
+            slow,
+            late,
+            self.until,
+            stale_read_s=0.0 if self.calm else self.rng.choice((0.0, 2.0)),
+            stale_list_s=0.0 if self.calm else self.rng.choice((0.0, 0.0, 2.0, 30.0)),
+            conflict=0.0 if self.calm else self.rng.choice((0.0, 0.8)),
+        )
 
     def _main(self) -> None:
         world = self.world
@@ -315,8 +330,9 @@ class Backfill:
             return
         if kind in _COMMANDS:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
-        elif kind == "outage":
-            self._begin_outage(rng)
+        elif kind in ("outage", "hot partition"):
+            begin = self._begin_outage if kind == "outage" else self._throttle_partition
+            begin(rng)
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -358,6 +374,17 @@ class Backfill:
         outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
+
+    def _throttle_partition(self, rng: random.Random) -> None:
+        """One partition of the table is hot: requests to it are refused for a while."""
+        world = self.world
+        job = world.job()
+        shards = [] if job is None else [task_pk(JOB, shard) for shard in range(job.shards)]
+        hot = rng.choice([job_pk(JOB), *rng.sample(shards, min(2, len(shards)))])
+        what = f"{rng.choice(('table', 'table write'))} {hot}"
+        now = world.schedule.now
+        world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
+        world.say(f"throttled: {what}")
 
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -470,6 +497,7 @@ _OF_ELEMENTS = {
 _TROUBLES = {
     **_OF_ELEMENTS,
     "outage": 3,
+    "hot partition": 1,
     "slurmctld": 1,
     "slurmdbd": 1,
     "login node": 1,

@@ -31,7 +31,7 @@ _MOST_PROCESSES = 20
 #: Part of the processes that die after a request, and the names of the requests.
 _SHORT_LIVES = 0.15
 _POINTS = ("object put", "complete", "decide", "put", "claim", "steal", "heartbeat", "cursor")
-#: Between two checks of a supervisor whether a process hangs.
+#: Seconds between two checks of a supervisor whether a process hangs.
 _LOOK_S = 1.0
 
 

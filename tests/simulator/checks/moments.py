@@ -62,6 +62,10 @@ class Moments:
         marker = json.loads(body)
         for part in marker["parts"]:
             self._exists(part["key"], f"marker {key}")
+        if not self._world.conditional_put:
+            winners = {row.task: row.winner for row in self._world.task_rows()}
+            if winners[marker["task"]] != marker["attempt"]:
+                self._fail(f"marker {key} is published before the table has decided for it")
 
     def _completed(self, row: Row) -> None:
         task = _task_of(row)

@@ -36,6 +36,9 @@ _OF_CREDENTIALS = (
     sdk.SSOError,
     sdk.TokenRetrievalError,
 )
+#: What the SDK raises instead of sending a request, or if no answer comes. It raises a plain
+#: RuntimeError if the credentials that it has read again have expired too.
+UNANSWERED = (BotoCoreError, RuntimeError)
 #: Of DynamoDB (Programming.Errors) and S3 (ErrorResponses).
 _THROTTLED = {
     "ProvisionedThroughputExceededException",
@@ -139,6 +142,10 @@ def unanswered(where: str, error: Exception, check: str) -> ServiceError:
     """
     if isinstance(error, _OF_CREDENTIALS):
         return NoCredentials(f"{where}: {_sentence(error)}", _LOOKED_FOR)
+    if "credentials are still expired" in str(error):
+        return ExpiredCredentials(
+            f"{where}: the AWS credentials have expired ({_sentence(error)})", RENEW
+        )
     return ServiceError(f"{where}: {error}", f"check {check}")
 
 
