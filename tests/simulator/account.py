@@ -26,7 +26,7 @@ def drawn_variables(rng: random.Random) -> dict[str, str]:
 
 
 def hides_jobs(variables: Mapping[str, str]) -> bool:
-    """Whether ``squeue`` leaves our jobs out: they are of another partition or account."""
+    """Whether ``squeue`` leaves our jobs out: they belong to another partition or account."""
     return "SQUEUE_PARTITION" in variables or "SQUEUE_ACCOUNT" in variables
 
 

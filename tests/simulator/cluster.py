@@ -142,7 +142,7 @@ class Controller:
     # --- commands ---------------------------------------------------------------
 
     def submit(self, name: str, script: str, place: str, option: str = "") -> int:
-        """``sbatch``: the id of the new array; an ``--array`` option stands for the script's.
+        """``sbatch``: the id of the new array; an ``--array`` option replaces the script's.
 
         Raises:
             SubmitRefused: with what it prints.

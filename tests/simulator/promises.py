@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol.keys import SubmitState
 from tests.simulator.checks.audit import Audit
+from tests.simulator.checks.cancels import token_of
 from tests.simulator.checks.dataset import check_dataset, read_manifest
 from tests.simulator.checks.outcomes import Outcomes, check_ends
 from tests.simulator.checks.rounds import Rounds
@@ -38,12 +39,14 @@ class Promises:
         Raises:
             Violation: if it must not be.
         """
+        if token_of(array) not in {row.token for row in self._world.jobs.submissions()}:
+            raise Violation(f"array {array.name} was submitted without an intent")
         arrays = self._world.controller.arrays
         alive = [other for other in arrays if other.alive and not other.forgotten]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")
         if f"--array=0-{len(array.elements) - 1}\n" not in array.script:
-            raise Violation(f"{array.name} has {len(array.elements)} elements: not as it was asked")
+            raise Violation(f"{array.name}: {len(array.elements)} is not its script's size")
 
     def array_cancelled(self, array: Array) -> None:
         """``scancel`` has chosen an array.

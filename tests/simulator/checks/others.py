@@ -37,5 +37,5 @@ def checked_failures(services: Services) -> list[WorkerFailure]:
     failures = find_worker_failures(services, JOB)
     for failure in failures:
         if failure.state in _OF_OTHERS:
-            raise Violation(f"the death of another job is told as ours: {failure.line()}")
+            raise Violation(f"the death of another job is shown as ours: {failure.line()}")
     return failures

@@ -130,8 +130,8 @@ ARRAY_FAULTS = (
     ),
     OldFault(
         "queries know an array by its number alone",
-        "trust in deaths, starts and counts, which were of another job",
-        "of others|told as ours",
+        "trust in deaths, starts and counts, of another job",
+        "of others|shown as ours",
         1,
         put_back=_by_number,
     ),
@@ -151,8 +151,8 @@ ARRAY_FAULTS = (
     ),
     OldFault(
         "sbatch reads the account's variables",
-        "workers: the array had another size than was asked for",
-        "not as it was asked",
+        "workers: the array had another size than the script's",
+        "is not its script's size",
         3,
         put_back=_exports_all,
     ),

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from slurm_worker.backends.checksums import CHECKSUMS_FIX, Checksums
 from slurm_worker.backends.errors import (
+    UNANSWERED,
     code_of,
     headers_of,
     is_redirect,
@@ -279,7 +280,7 @@ class S3Objects:
                 f"{where}: the bytes do not have the checksum that came with them ({error})",
                 f"try again; if this is so for each object, {CHECKSUMS_FIX}",
             ) from error
-        except (BotoCoreError, Boto3Error) as error:
+        except (*UNANSWERED, Boto3Error) as error:
             raise unanswered(where, error, f"{_ENDPOINT}, the region and the network") from error
 
 
