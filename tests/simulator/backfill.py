@@ -10,21 +10,26 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from unittest import mock
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
+from airflow_slurm_provider.coordinator.planning import planner
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol.keys import TaskState, shard_count
+from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.moments import Moments
+from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -32,6 +37,7 @@ from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
 from tests.simulator.promises import Promises
+from tests.simulator.publishers import KEPT_S, use_for_weeks
 from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
@@ -43,14 +49,20 @@ _EPOCH = 1_700_000_000.0
 _UNTIL_S = 60_000.0
 #: A job without faults has ended after this time; otherwise its user submits it again.
 _PATIENCE_S = 900.0
+#: Task rows between two writes of a round's cursor: few, as its tasks are.
+_CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
 _LONG_STALL_S = 3600.0
+#: Garbage is so old, while the job runs.
+_GC_AGE_S = 600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
+#: The most that clocks are wrong: as NTP leaves them, and without NTP.
+_SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -123,13 +135,16 @@ class Backfill:
             SlurmFaults(slurm, slurm, self.until),
             seen,
         )
+        conditional = rng.random() < 0.85
         self.world = World(
             schedule,
             seen,
             controller,
             node,
             self._rates(),
-            conditional_put=rng.random() < 0.85,
+            conditional_put=conditional,
+            conditional_replace=conditional and rng.random() < 0.9,
+            skew_s=rng.choice(_SKEWS_S),
         )
         shape = self.shape
         self.world.rows.say = seen.say
@@ -148,6 +163,8 @@ class Backfill:
         self.fleet = Fleet(self.world)
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
+        self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
@@ -163,6 +180,7 @@ class Backfill:
                 scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
                 alarms(schedule),
+                mock.patch.object(planner, "CURSOR_EVERY", _CURSOR_EVERY),
                 handlers.registered(self.seed, self.handler),
             ):
                 schedule.run(Host("main"), self._main)
@@ -202,7 +220,17 @@ class Backfill:
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
         request, reply, throttled, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
-        return FaultRates(request, reply, throttled, slow, late, self.until)
+        return FaultRates(
+            request,
+            reply,
+            throttled,
+            slow,
+            late,
+            self.until,
+            stale_read_s=0.0 if self.calm else self.rng.choice((0.0, 2.0)),
+            stale_list_s=0.0 if self.calm else self.rng.choice((0.0, 0.0, 2.0, 30.0)),
+            conflict=0.0 if self.calm else self.rng.choice((0.0, 0.8)),
+        )
 
     def _main(self) -> None:
         world = self.world
@@ -236,6 +264,12 @@ class Backfill:
             world.schedule.sleep(10.0)
         # Late attempts may still be under way; what they do must change nothing.
         world.schedule.sleep(3 * self.times["ttl"])
+        if not self.calm and chance.random() < 0.25:
+            self.user.wait()
+            self.publications.kept_s = KEPT_S
+            use_for_weeks(world, self.user, chance)
+            self._until_done("aggregate", _aggregate)
+            self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
 
     def _retry_the_rest(self) -> None:
@@ -296,8 +330,9 @@ class Backfill:
             return
         if kind in _COMMANDS:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
-        elif kind == "outage":
-            self._begin_outage(rng)
+        elif kind in ("outage", "hot partition"):
+            begin = self._begin_outage if kind == "outage" else self._throttle_partition
+            begin(rng)
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -340,6 +375,17 @@ class Backfill:
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
 
+    def _throttle_partition(self, rng: random.Random) -> None:
+        """One partition of the table is hot: requests to it are refused for a while."""
+        world = self.world
+        job = world.job()
+        shards = [] if job is None else [task_pk(JOB, shard) for shard in range(job.shards)]
+        hot = rng.choice([job_pk(JOB), *rng.sample(shards, min(2, len(shards)))])
+        what = f"{rng.choice(('table', 'table write'))} {hot}"
+        now = world.schedule.now
+        world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
+        world.say(f"throttled: {what}")
+
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
         objects = self.world.objects.objects
@@ -375,6 +421,10 @@ class Backfill:
             raw["limits"] = {"api": {"rate": 20, "quota_per_day": 100_000}}
         return parse_config(raw, raw)
 
+    def someone(self) -> str:
+        """A user, one of several."""
+        return f"user {self.world.schedule.now:.0f}"
+
     def log(self, line: str) -> None:
         """What a command prints."""
         self.world.say(f"  {line}")
@@ -394,7 +444,7 @@ def _aggregate(services: Services) -> Any:
 
 
 def _collect(services: Services) -> Any:
-    return gc.collect(services, JOB, older_than_s=600.0, log=_quiet)
+    return gc.collect(services, JOB, older_than_s=_GC_AGE_S, log=_quiet)
 
 
 def _repair(services: Services) -> Any:
@@ -426,7 +476,7 @@ def _quiet(_line: str) -> None:
 
 
 _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
-    "pause": lambda _run: lambda services: control.pause(services, JOB),
+    "pause": lambda run: partial(control.pause, job_id=JOB, actor=run.someone()),
     "resume": lambda _run: _resume,
     "submit": _submit,
     "add workers": lambda _run: _add_workers,
@@ -447,6 +497,7 @@ _OF_ELEMENTS = {
 _TROUBLES = {
     **_OF_ELEMENTS,
     "outage": 3,
+    "hot partition": 1,
     "slurmctld": 1,
     "slurmdbd": 1,
     "login node": 1,

@@ -22,7 +22,7 @@ from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import FaultRates, Network, SimRows, WatchedRows
+from tests.simulator.faults import FaultRates, Network, SimRows, WatchedRows, remember
 from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
@@ -154,7 +154,11 @@ class LimitSimulation:
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config
         worst = 0.0 if self.calm else rng.choice((0.01, 0.04, 0.1))
         lost, replies, throttles, slow, late = (rng.uniform(0, worst) for _ in range(5))
-        self.rates = FaultRates(lost, replies, throttles, slow, late, _UNTIL_S)
+        stale_s = 0.0 if self.calm else rng.choice((0.0, 1.0))
+        self.rates = FaultRates(
+            lost, replies, throttles, slow, late, _UNTIL_S, stale_read_s=stale_s
+        )
+        remember(self.rows, self.seen, self.schedule)
         self.live: list[_Worker] = []
         self.used = 0
         self.burst_from = 0.0

@@ -46,6 +46,7 @@ from tests.simulator.faults import (
     SimObjects,
     SimRows,
     WatchedRows,
+    remember,
 )
 from tests.simulator.fleet import Silent
 from tests.simulator.reduction import WHOLE, Reduction
@@ -203,6 +204,7 @@ class Simulation:
         self.rows, self.objects = WatchedRows(), MemoryObjects()
         self.seen = Seen(self.seed, self.reduced.keep, lambda: self.schedule.now)
         self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
+        remember(self.rows, self.seen, self.schedule)
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
         self.items = min(self.rng.randint(*self.load.items), self.reduced.items)
@@ -266,7 +268,8 @@ class Simulation:
     def _rates(self) -> FaultRates:
         worst = self.rng.choice((0.01, 0.04, 0.1))
         requests, replies, throttles, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
-        return FaultRates(requests, replies, throttles, slow, late, self.rng.uniform(60, 600))
+        until, stale_s = self.rng.uniform(60, 600), self.rng.choice((0.0, 2.0))
+        return FaultRates(requests, replies, throttles, slow, late, until, stale_read_s=stale_s)
 
     def _outages(self) -> list[Outage]:
         """Services that do not answer for minutes, without other faults."""

@@ -101,6 +101,10 @@ class Schedule:
         self._alive[thread] = None
         self._enqueue(thread, self.now)
 
+    def extend(self, seconds: float) -> None:
+        """A run may last longer than was said at its begin."""
+        self._until += seconds
+
     def fail(self, error: Exception) -> None:
         """End the run with this error, wherever its threads are."""
         self._failure = self._failure or error

@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from slurm_worker.protocol.ports import ObjectInfo, Row
+from tests.simulator.stores.recent import Recent
+
 
 @dataclass
 class Seen:
@@ -37,6 +40,12 @@ class Seen:
     #: Action, sort key and attempt of what happened to a task where its process, or the table,
     #: failed before it was in the audit log.
     unrecorded: set[tuple[str, str, int]] = field(default_factory=set)
+    #: By partition, the rows that have changed a moment ago.
+    rows: dict[str, Recent[Row]] = field(default_factory=dict)
+    #: The same of objects.
+    objects: Recent[ObjectInfo] = field(default_factory=Recent)
+    #: By key, the conditional PUTs that are under way.
+    writing: Counter[str] = field(default_factory=Counter)
 
     def happens(self, event: str, kind: str) -> bool:
         """Whether an event may happen now; then it is counted by its kind.

@@ -24,6 +24,8 @@ _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
+#: The same for all commands of a run: what they need may be refused, too.
+_MOST_REFUSALS_EVER = 100
 
 
 class Stuck(Exception):
@@ -53,6 +55,7 @@ class User:
     def __init__(self, world: World, *, careful: bool) -> None:
         self._world = world
         self._careful = careful
+        self._refusals = 0
         self.running: dict[Command, None] = {}
         self._commands = 0
 
@@ -76,18 +79,22 @@ class User:
                 return command.value
             if isinstance(command.error, UserError):
                 refusals += not self.running
-                if refusals > _MOST_REFUSALS:
+                self._refusals += not self.running
+                if refusals > _MOST_REFUSALS or self._refusals > _MOST_REFUSALS_EVER:
                     raise Stuck(f"{name} is refused again and again: {command.error}")
                 prepare()
             self._world.schedule.sleep(rng.uniform(1, 30))
 
-    def begin(self, name: str, verb: Verb, *, disturbed: bool) -> Command:
-        """Start a command; do not wait for it."""
+    def begin(
+        self, name: str, verb: Verb, *, disturbed: bool, longest_s: float = _LONGEST_PAUSE_S
+    ) -> Command:
+        """Start a command; do not wait for it. A `disturbed` one stands still for `longest_s`."""
         world = self._world
         host = world.host(name)
         rng = world.seen.rng_of(host.name)
         command = Command(name, host, SimSignal(world.schedule))
-        network = world.network(rng, self._disturbance(host, rng) if disturbed else _nothing)
+        disturbance = self._disturbance(host, rng, longest_s) if disturbed else _nothing
+        network = world.network(rng, disturbance)
         services = world.services(host, network)
 
         def run() -> None:
@@ -95,6 +102,7 @@ class User:
             try:
                 command.value = verb(services)
                 command.done = True
+                world.command_done(host)
                 world.say(f"{host.name}: done")
             except (ServiceError, UserError) as error:
                 command.error = error
@@ -112,7 +120,9 @@ class User:
         while self.running:
             self._world.schedule.sleep(5.0)
 
-    def _disturbance(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+    def _disturbance(
+        self, host: Host, rng: random.Random, longest_s: float
+    ) -> Callable[[str], None]:
         """What happens to a command after one of its requests was answered."""
         kind, left = rng.choice(("cut", "sleep")), int(_MOST_REQUESTS ** rng.random())
 
@@ -123,7 +133,7 @@ class User:
                 return
             if kind == "cut":
                 raise Killed
-            self._world.schedule.pause(host, rng.uniform(1, _LONGEST_PAUSE_S))
+            self._world.schedule.pause(host, rng.uniform(1, longest_s))
 
         return disturb
 

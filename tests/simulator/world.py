@@ -19,7 +19,6 @@ from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.testing import MemoryObjects
 from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
@@ -27,7 +26,9 @@ from tests.simulator.faults import (
     Outage,
     SimObjects,
     SimRows,
+    WatchedObjects,
     WatchedRows,
+    remember,
 )
 from tests.simulator.login_node import LoginNode, SimTransport
 from tests.simulator.schedule import Host, Schedule, SimClock
@@ -54,8 +55,12 @@ class World:
     rates: FaultRates
     outages: list[Outage] = field(default_factory=list)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
+    conditional_replace: bool = True  #: whether it heeds ``If-Match``
+    skew_s: float = SKEW_S  #: the most that a clock is wrong
     rows: WatchedRows = field(default_factory=WatchedRows)
-    objects: MemoryObjects = field(default_factory=MemoryObjects)
+    objects: WatchedObjects = field(default_factory=WatchedObjects)
+    #: Called with the process of each command that has succeeded.
+    command_done: Callable[[Host], None] = lambda _host: None
     scratch: Path = Path()
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
@@ -66,11 +71,14 @@ class World:
     #: Those whose supervisor has killed them because the item did not end
     hangs: set[tuple[str, int]] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        remember(self.rows, self.seen, self.schedule)
+
     def host(self, name: str) -> Host:
         """A process whose clock is wrong; its name gets a number."""
         self.started[name] += 1
         name = f"{name} {self.started[name]}"
-        return Host(name, self.seen.rng_of(name).uniform(-1, 1) * SKEW_S)
+        return Host(name, self.seen.rng_of(name).uniform(-1, 1) * self.skew_s)
 
     def say(self, line: str) -> None:
         """Append a line to the record, with the time."""
@@ -91,7 +99,13 @@ class World:
 
     def store(self, network: Network) -> SimObjects:
         """The object store, as a process sees it."""
-        return SimObjects(self.objects, network, self.seen, conditional_put=self.conditional_put)
+        return SimObjects(
+            self.objects,
+            network,
+            self.seen,
+            conditional_put=self.conditional_put,
+            conditional_replace=self.conditional_replace,
+        )
 
     def services(self, host: Host, network: Network) -> Services:
         """A command's services."""

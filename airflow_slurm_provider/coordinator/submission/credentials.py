@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import Site
-from slurm_worker.backends.errors import refused, unanswered
+from slurm_worker.backends.errors import UNANSWERED, refused, unanswered
 from slurm_worker.errors import NoCredentials, ServiceError, UserError, WrongClock
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId, split_s3_uri
@@ -156,7 +156,7 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
             f"{error.response['Error'].get('Message', '')})",
             "correct it, or its trust policy",
         ) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
     own = {name: minted[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
     expiration = minted["Expiration"].isoformat()

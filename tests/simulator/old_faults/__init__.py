@@ -7,11 +7,17 @@ They were found by people and are repaired. Put back, the simulator finds each w
 """
 
 from tests.simulator.old_faults.arrays import ARRAY_FAULTS
+from tests.simulator.old_faults.datasets import DATASET_FAULTS
 from tests.simulator.old_faults.fault import OldFault
 from tests.simulator.old_faults.plans import PLAN_FAULTS
 from tests.simulator.old_faults.workers import WORKER_FAULTS
 
-OLD_FAULTS: tuple[OldFault, ...] = (*WORKER_FAULTS, *ARRAY_FAULTS, *PLAN_FAULTS)
+OLD_FAULTS: tuple[OldFault, ...] = (
+    *WORKER_FAULTS,
+    *ARRAY_FAULTS,
+    *PLAN_FAULTS,
+    *DATASET_FAULTS,
+)
 
 #: What the simulator has no part for, with the reason.
 NOT_REACHED = {

@@ -17,10 +17,16 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 from boto3.dynamodb.types import TypeSerializer
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from slurm_worker.backends.clock import AwsClock, boot_time
-from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
+from slurm_worker.backends.errors import (
+    UNANSWERED,
+    code_of,
+    refused,
+    settings_explained,
+    unanswered,
+)
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 
@@ -162,7 +168,7 @@ class DynamoRows:
                     "create it with slurmctl bootstrap, or correct the name",
                 ) from error
             raise refused(f"DynamoDB table {self._table!r}", error, _ENDPOINT) from error
-        except BotoCoreError as error:
+        except UNANSWERED as error:
             raise unanswered(
                 f"DynamoDB table {self._table!r}",
                 error,

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.services import open_session
 from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import code_of, refused, unanswered
+from slurm_worker.backends.errors import UNANSWERED, code_of, refused, unanswered
 from slurm_worker.backends.s3 import s3_client
 from slurm_worker.errors import ServiceError
 
@@ -162,5 +162,5 @@ def translated(what: str) -> Iterator[None]:
         if code_of(error) in _UNKNOWN:
             raise Unsupported(f"{what}: the service has no such setting") from error
         raise refused(what, error, _ENDPOINT, _PERMISSIONS) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         raise unanswered(what, error, "the site's aws section and the network") from error

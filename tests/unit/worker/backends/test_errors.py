@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
 from socket import gethostname
 from typing import Any
 
 import pytest
+from botocore.exceptions import UnauthorizedSSOTokenError
 from botocore.stub import Stubber
 
 from slurm_worker.backends.clock import AwsClock
@@ -62,6 +65,20 @@ def test_missing_credentials_are_an_error_of_their_own(
     assert isinstance(told.value, ServiceError)
     assert not isinstance(told.value, UserError), "a worker would fail the task for it"
     assert "endpoint" not in str(told.value)
+
+
+@pytest.mark.parametrize("read", [read_row, read_object])
+def test_credentials_that_nobody_renews_are_named_and_count_against_no_item(
+    read: Callable[[], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The SDK raises no error of its own for them, and a RuntimeError would fail the item."""
+    document = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s", "SessionToken": "t"}
+    path, config = tmp_path / "credentials.json", tmp_path / "config"
+    path.write_text(json.dumps({**document, "Expiration": "2020-01-01T00:00:00+00:00"}))
+    config.write_text(f"[default]\ncredential_process = cat {path}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(ExpiredCredentials, match=r"have expired .*; renew them"):
+        read()
 
 
 @pytest.mark.parametrize(
@@ -175,3 +192,14 @@ def test_a_redirect_of_the_table_is_one_line_with_the_address_and_the_setting() 
         "DynamoDB table 'backfills': the service redirects to https://dynamodb.lab.example/; "
         "correct aws.dynamodb_endpoint_url"
     )
+
+
+def test_a_session_of_single_sign_on_that_has_ended_is_expired_credentials() -> None:
+    client: Any = dynamo_client(session(), "http://127.0.0.1:1")
+
+    def sign(**_: object) -> None:
+        raise UnauthorizedSSOTokenError
+
+    client.meta.events.register("before-call.dynamodb", sign)
+    with pytest.raises(ExpiredCredentials, match="aws sso login"):
+        DynamoRows(client, "backfills", AwsClock()).get("pk", "sk")
