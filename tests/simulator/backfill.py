@@ -31,6 +31,7 @@ from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
 from tests.simulator.checks.moments import Moments
 from tests.simulator.checks.others import checked_failures, checked_status
+from tests.simulator.checks.plans import Plans
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
@@ -166,6 +167,7 @@ class Backfill:
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
         self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.plans = Plans(self.world)
         self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         node.variables = drawn_variables(rng)
@@ -244,6 +246,8 @@ class Backfill:
             # An earlier release created a job before it had read the input.
             spec = self.config().spec
             world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
+        if not self.calm and chance.random() < 0.25:
+            self._submit_too_early(chance)
         self._until_done("submit", _submit(self))
         self._wait()
         self._restore()
@@ -274,6 +278,18 @@ class Backfill:
             self._until_done("aggregate", _aggregate)
             self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
+
+    def _submit_too_early(self, rng: random.Random) -> None:
+        """Submits of an input that is not right yet; the user does not wait for their refusal."""
+        objects = self.world.objects
+        right = objects.objects[INPUT]
+        for number in range(rng.randint(1, 2)):
+            if self.seen.happens(f"early {number}", "wrong input"):
+                # Its last item has the key of its first.
+                objects.put(INPUT, right + right.partition(b"\n")[0] + b"\n")
+                self.user.begin("submit", _submit(self), disturbed=rng.random() < 0.7)
+                self.world.schedule.sleep(rng.choice((0.1, 1.0, 30.0)) * rng.random())
+        objects.put(INPUT, right)
 
     def _retry_the_rest(self) -> None:
         """Until no task has failed as a whole: a dataset needs every task."""

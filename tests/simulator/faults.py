@@ -104,6 +104,8 @@ class WatchedRows(MemoryRows):
         self.broken: list[str] = []
         #: Called with each of them.
         self.on_broken: Callable[[str], None] = lambda _rule: None
+        #: Called with the key of each row that is deleted.
+        self.on_delete: Callable[[str, str], None] = lambda _pk, _sk: None
         #: Gets a line when a write breaks a rule.
         self.say: Callable[[str], None] = lambda _line: None
         self.applied: Counter[str] = Counter()  #: by the statement's name
@@ -143,6 +145,7 @@ class WatchedRows(MemoryRows):
     def delete(self, pk: str, sk: str) -> None:
         """See `ports.Rows.delete`."""
         super().delete(pk, sk)
+        self.on_delete(pk, sk)
         self.tasks.pop((pk, sk), None)
         self._states.pop((pk, sk), None)
 
