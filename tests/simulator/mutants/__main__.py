@@ -62,9 +62,9 @@ def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant]) -> int:
         for name in EQUIVALENT
         if name in names and names[name].by
     ]
-    unknown = EQUIVALENT.keys() - names.keys()
-    wrong += [f"no mutant is named {name}, said to be equivalent" for name in sorted(unknown)]
     asked = {mutant.statement for mutant in met}
+    unknown = [name for name in EQUIVALENT if name not in names and name.partition(":")[0] in asked]
+    wrong += [f"no mutant is named {name}, said to be equivalent" for name in unknown]
     missing = [name for name in statement_names() if name not in asked | NEVER_REFUSED]
     wrong += [f"{name} was never refused: none of its mutants was tried" for name in missing]
     others = [hunt for name, hunt in names.items() if name not in EQUIVALENT]
