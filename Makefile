@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults simulate bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults simulate simulate-exhaustive bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ submit-faults: ## submit jobs and die before or after each request in turn (make
 
 simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n)
 	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --jobs 2
+
+simulate-exhaustive: ## try every schedule of small worlds, within bounds (or WORLD="one task"; MOST=3,0:1,1)
+	@$(BIN)/python -m tests.simulator.exhaustive $(if $(WORLD),--world "$(WORLD)") $(if $(MOST),--most $(MOST))
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (on an idle machine; 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'

@@ -85,6 +85,11 @@ class Machine:
         """Where a process is that is not gone."""
         return self.histories.places[state.processes[process].place]
 
+    def with_worker(self, state: State, number: int) -> State:
+        """With another worker of the first array, under this number."""
+        options = _options(state.shared.arrays[0])
+        return self.started(state, self._program(f"{slurm_id(0)}_{number}", options))
+
     def enabled(self, state: State) -> list[int]:
         """The processes that can go on now."""
         return [
@@ -128,9 +133,7 @@ class Machine:
             answer = NO_ANSWER
         elif isinstance(place.next, Request):
             alive = self._alive(state)
-            shared, answer, broken = self.contents.make(
-                state.shared, place.next, state.now, alive
-            )
+            shared, answer, broken = self.contents.make(state.shared, place.next, state.now, alive)
             state = self._with_arrays(state, shared)
             if what is What.AGAIN:
                 return state, broken
@@ -169,8 +172,7 @@ class Machine:
     def _elements(self, array_id: str, array: Array) -> list[Program]:
         found = _ARRAY.search(array.script)
         count = int(found.group(1)) + 1 if found else 1
-        words = shlex.split(array.script.rstrip().splitlines()[-1])
-        options = dict(zip(words[-6::2], words[-5::2], strict=True))
+        options = _options(array)
         return [self._program(f"{array_id}_{number}", options) for number in range(count)]
 
     def _program(self, name: str, options: dict[str, str]) -> Program:
@@ -189,6 +191,12 @@ class Machine:
                 for each in state.processes
             )
         )
+
+
+def _options(array: Array) -> dict[str, str]:
+    """The worker's options in a script."""
+    words = shlex.split(array.script.rstrip().splitlines()[-1])
+    return dict(zip(words[-6::2], words[-5::2], strict=True))
 
 
 def _next_tick(now: float, seconds: float) -> float:

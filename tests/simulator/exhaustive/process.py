@@ -144,7 +144,7 @@ class FixedChance(random.Random):
         """The first ones."""
         return list(population[:k])
 
-    def shuffle(self, x: MutableSequence[Any]) -> None:
+    def shuffle(self, x: MutableSequence[Any], *_args: object) -> None:
         """Leave the order."""
 
 

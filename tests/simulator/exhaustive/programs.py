@@ -71,8 +71,8 @@ def command(name: str, verb: Verb, *, conditional: bool = True) -> Program:
 class Edges:
     """What a worker reaches the services by; others break the protocol on purpose."""
 
-    table: type[TaskTable] = TaskTable
     store: type[Store] = Store
+    table: Callable[[Store], type[TaskTable]] = lambda _store: TaskTable
 
 
 def worker(name: str, options: dict[str, str], edges: Edges, *, conditional: bool) -> Program:
@@ -81,7 +81,9 @@ def worker(name: str, options: dict[str, str], edges: Edges, *, conditional: boo
     def main(process: Process) -> str:
         store = edges.store(process, conditional=conditional)
         try:
-            return str(int(Worker(_context(process, name, options, edges.table, store)).run()))
+            return str(
+                int(Worker(_context(process, name, options, edges.table(store), store)).run())
+            )
         except ServiceError:
             return str(int(WorkerExit.INFRASTRUCTURE))
 
@@ -121,7 +123,11 @@ _SCRATCH = Path(tempfile.gettempdir()) / f"exhaustive-{os.getpid()}"
 
 def in_memory() -> Any:
     """Keep the workers' journals in memory: a file of SQLite takes longer than all the rest."""
-    return mock.patch.object(worker_module, "Journal", lambda _path: Journal(Path(":memory:")))
+
+    def make(_path: Path) -> Journal:
+        return Journal(Path(":memory:"))
+
+    return mock.patch.object(worker_module, "Journal", make)
 
 
 def handle(item: dict[str, Any], _context: Context) -> object:

@@ -191,7 +191,7 @@ class Contents:
     def _store(self, shared: Shared, request: Request, now: float) -> Done:
         verb = request.verb
         if verb in ("list", "entries"):
-            return Done(shared, tuple(self._listed(shared, *request.arguments, verb)))
+            return Done(shared, tuple(self._listed(shared, request.arguments[0], verb)))
         if verb == "delete_many":
             objects = shared.objects
             for key in request.arguments[0]:

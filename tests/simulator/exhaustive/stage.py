@@ -37,7 +37,7 @@ class Job:
     Args:
         items: in its input; one with ``bad`` fails.
         bundle: items per task.
-        workers: elements of its array.
+        workers: elements of its array; at most one for each task.
         max_lost: leases that a task may lose.
         conditional: whether the store heeds ``If-None-Match``.
     """
@@ -126,6 +126,10 @@ class Stage:
             processes=(*state.processes[:process], *state.processes[process + 1 :])
         )
 
+    def with_worker(self, state: State) -> State:
+        """With one more worker than the job has use for."""
+        return self._machine.with_worker(state, len(state.processes))
+
     def damage(self, state: State) -> State:
         """The segments of the input can't be read."""
         contents = self._machine.contents
@@ -133,9 +137,8 @@ class Stage:
             body = contents.body(state.shared, key)
             assert body is not None
             self._whole[key] = body
-            state = state._replace(
-                shared=contents.put(state.shared, key, b"?" + body[1:], state.now)
-            )
+            damaged = bytes(byte ^ 1 for byte in body)
+            state = state._replace(shared=contents.put(state.shared, key, damaged, state.now))
         return state
 
     def restore(self, state: State) -> State:
@@ -186,7 +189,9 @@ class Stage:
 
 def _check_arrays(shared: Shared) -> None:
     """A submission has one array, whoever submits it."""
-    labels = Counter(array.name.rpartition(".")[0] for array in shared.arrays if not array.cancelled)
+    labels = Counter(
+        array.name.rpartition(".")[0] for array in shared.arrays if not array.cancelled
+    )
     for label, count in labels.items():
         if count > 1:
             raise Violation(f"submission {label} has {count} arrays")

@@ -55,9 +55,7 @@ def try_world(world: World, mutant: Mutant | None = None, most: Most | None = No
     """Try every schedule of a world; `most` replaces its own bounds."""
     broken = mutant or Mutant()
     with _product(world, broken):
-        machine = Machine(
-            partial(worker, edges=broken.edges, conditional=world.job.conditional)
-        )
+        machine = Machine(partial(worker, edges=broken.edges, conditional=world.job.conditional))
         machine.contents.mutate = broken.statement
         stage = Stage(machine, world.job)
         try:
@@ -91,7 +89,7 @@ def _product(world: World, mutant: Mutant) -> Iterator[None]:
         stack.callback(logging.disable, logging.NOTSET)
         stack.enter_context(decided())
         stack.enter_context(in_memory())
-        stack.enter_context(mock.patch.object(initial_round, "shard_count", lambda _workers: 1))
+        stack.enter_context(mock.patch.object(initial_round, "shard_count", return_value=1))
         stack.enter_context(mock.patch.object(api, "open_round", mutant.open_round))
         if world.shared_cursors:
             stack.enter_context(mock.patch.object(task_finder, "ROWS_PER_CURSOR", 1))
