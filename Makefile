@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults simulate simulate-exhaustive bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults engines simulate simulate-exhaustive old-faults bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,7 +52,7 @@ e2e: ## run DAGs and slurmctl as a user does, against the stack (make stack-up f
 anomalies: ## provoke each kind of anomaly on the stack (make stack-up first; 4 minutes)
 	ANOMALIES=all $(BIN)/pytest -q tests/e2e/test_anomalies.py
 
-chaos: ## run a job while workers die and requests fail (make stack-up first; SEEDS="1 2 3")
+chaos: ## run a job while workers, commands, daemons, disks and requests fail (make stack-up first; 5 minutes a seed; SEEDS="1 2 3")
 	@$(BIN)/python -m tests.chaos $(or $(SEEDS),$(SEED))
 
 chaos-short: ## run one short round of chaos with a fixed seed (make stack-up first)
@@ -61,11 +61,18 @@ chaos-short: ## run one short round of chaos with a fixed seed (make stack-up fi
 submit-faults: ## submit jobs and die before or after each request in turn (make stack-up first)
 	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
+engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has: the edges' tests and a whole job (ONLY=name; 10 minutes)
+	@./tests/engines/packages.sh
+	@$(BIN)/python -m tests.engines $(if $(ONLY),--only $(ONLY))
+
 simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n)
 	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --jobs 2
 
-simulate-exhaustive: ## try every schedule of small worlds, within bounds (or WORLD="one task"; MOST=3,0:1,1)
-	@$(BIN)/python -m tests.simulator.exhaustive $(if $(WORLD),--world "$(WORLD)") $(if $(MOST),--most $(MOST))
+old-faults: ## put back each fault of an earlier release; print the first simulated seed that finds it
+	@$(BIN)/python -m tests.simulator.old_faults --jobs 2
+
+mutants: ## break each condition and each order of the protocol; the simulator must find 95 % (or SEEDS=n)
+	@$(BIN)/python -m tests.simulator.mutants --seeds $(or $(SEEDS),2000) --jobs 2
 
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (on an idle machine; 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'

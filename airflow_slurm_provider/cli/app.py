@@ -18,7 +18,7 @@ from enum import IntEnum
 import click
 from click.shell_completion import CompletionItem
 
-from slurm_worker.errors import NoCredentials, ServiceError, UserError
+from slurm_worker.errors import NoCredentials, ServiceError, UserError, WrongSetting
 from slurm_worker.printable import printable, printable_lines
 
 #: By name: module, and one line for ``slurmctl --help``. The attribute has ``_`` for ``-``.
@@ -148,7 +148,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors become one line on stderr."""
     try:
         result = slurmctl.main(list(arguments), prog_name="slurmctl", standalone_mode=False)
-    except (UserError, NoCredentials) as error:
+    except (UserError, NoCredentials, WrongSetting) as error:
         return _report(str(error), ExitCode.USER_ERROR)
     except ServiceError as error:
         return _report(str(error), ExitCode.SERVICE_ERROR)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,8 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.services import Services
+    from airflow_slurm_provider.coordinator.status.logs import Selection
     from slurm_worker.protocol.job_rows import AuditEvent
 
 
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, output: bool) -> int:
     """Print the log lines of JOB's workers, worker by worker; with --json, as raw JSON lines.
 
-    A worker that was killed has not uploaded its last lines. Use --output to see them.
+    A worker that was killed has not uploaded its last lines. Use --output to see them. With
+    --errors, workers whose AWS credentials or clock were wrong are named too, by their exit codes.
     """
     if output and not worker:
         raise click.UsageError("--output: needs --worker with the array element, such as 1234_7")
@@ -48,7 +52,10 @@ def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, outpu
             text = reading.read_output(services, job, element)
             document = {"job_id": job, "worker": element, "output": text}
             return emit(common.as_json, document, text.removesuffix("\n"))
-        lines = reading.read_logs(services, job, reading.Selection(task, worker, errors))
+        selection = reading.Selection(task, worker, errors)
+        lines = reading.read_logs(services, job, selection)
+        if errors and not task:
+            lines = itertools.chain(lines, _ends(services, job, selection))
         shown = 0
         for line in lines if common.as_json else reading.without_repeats(lines):
             show(json.dumps(line) if common.as_json else reading.as_text(line))
@@ -91,6 +98,16 @@ def events(common: Common, job: JobId, after: str, follow: bool, interval: float
             if found:
                 _show(common, job, found, after)
     return 0
+
+
+def _ends(services: Services, job: JobId, selection: Selection) -> Iterator[dict[str, Any]]:
+    """The workers whose exit code says why they ended; none if Slurm can't be reached."""
+    from airflow_slurm_provider.coordinator.status.logs import read_ends
+
+    try:
+        yield from read_ends(services, job, selection)
+    except ServiceError as error:
+        say(f"{error}; how the workers ended is not known")
 
 
 def _no_lines(job: JobId, task: str, worker: str) -> str:

@@ -320,9 +320,8 @@ def _finish_retry(
     number = round_row.number
     only = retry_round.load_keys(services, spec.id, round_row.only)
     selector = retry_round.Selector(round_row.selector, only)
-    drafts, store = [row.draft for row in jobs.rounds()[:number]], services.store(spec.id)
-    items = retry_round.FailedItems(store, selector, drafts, tasks)
-    planned = Planner(store, tasks, jobs, log).plan(
+    items = retry_round.FailedItems.of(services, job, selector, jobs.rounds()[:number])
+    planned = Planner(services.store(spec.id), tasks, jobs, log).plan(
         round_row, items, bundle_of(spec), retried=lambda: dict(items.retried)
     )
     failed = partial(retry_round.failed_tasks, services, job.job, selector)

@@ -120,7 +120,7 @@ def open_services(
     transport. For `shared` and `poll_s` see `Services`.
     """
     chosen = session or open_session(site)
-    s3 = s3_client(chosen, site.aws.s3_endpoint_url)
+    s3 = s3_client(chosen, site.aws.s3_endpoint_url, site.aws.checksums)
     dynamo = dynamo_client(chosen, site.aws.dynamodb_endpoint_url)
     clock = AwsClock()
     return Services(

@@ -31,7 +31,7 @@ from slurm_worker.errors import SlurmWorkerError
 
 #: Services are opened again after this time in seconds, so that an edited connection counts.
 _REOPEN_S = 300.0
-_NODE_EXTRAS = ("node_role_arn", "node_read")
+_AWS_EXTRAS = ("node_role_arn", "node_read", "checksums")
 _SITE_EXTRAS = ("transport", "remote_dir", "python", "worker_command", "embedded_dir")
 
 
@@ -149,5 +149,5 @@ class SlurmHook(BaseHook):
             "region": hook.region_name,
             **{f"{name}_endpoint_url": url(name) for name in ("s3", "dynamodb", "sns")},
             "sts_endpoint_url": url("sts", sts_connection_assume=True),
-            **{name: extra[name] for name in _NODE_EXTRAS if extra.get(name)},
+            **{name: extra[name] for name in _AWS_EXTRAS if extra.get(name)},
         }

@@ -17,22 +17,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_slurm_provider.slurm.array_state import Element, Elements, job_lines
+from airflow_slurm_provider.slurm.exit_codes import error_class_of
 from airflow_slurm_provider.slurm.states import ElementState, parse_state
 from airflow_slurm_provider.units import parse_accounted_size, parse_cpu_time
 from slurm_worker.errors import ErrorClass
-from slurm_worker.node.slurm_job import WorkerExit
 
 #: The fields that the state of an array needs.
 STATE_FIELDS = ("JobID", "State", "NodeList", "ExitCode")
 #: The fields of a full record, of elements and of their steps.
 RECORD_FIELDS = (*STATE_FIELDS, "Elapsed", "AllocCPUS", "TotalCPU", "ReqMem", "MaxRSS")
-
-#: The meaning of the exit codes in `slurm_worker.node.slurm_job`.
-_EXIT_CODES = {
-    str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
-    str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,
-    str(WorkerExit.NO_PROGRESS.value): ErrorClass.NODE_FAILURE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +59,7 @@ class JobRecord:
     def error_class(self) -> ErrorClass | None:
         """Why its worker died; None where it ended well."""
         if self.state is ElementState.FAILED:
-            return _EXIT_CODES.get(self.exit_code.partition(":")[0], ErrorClass.WORKER_CRASH)
+            return error_class_of(self.exit_code)
         return self.state.error_class
 
     @property

@@ -165,14 +165,17 @@ class SlurmClient(JobQueries, RemoteFolder):
         """
         for array in arrays:
             check_name(array.name, "job")
-        closed = {array.name for array in arrays if not array.slurm_job_id}
-        alive = self.alive({array.name for array in arrays})
-        # One that was withdrawn just now may have reached Slurm in between.
-        found, targets = set(alive), {array.name for array in alive} | closed
+        names = {array.name for array in arrays}
+        found = self.alive(names)
+        # Elements that are completing may be about to run again. One that was withdrawn just now
+        # may have reached Slurm in between.
+        targets = {array.name for array in self.alive(names, completing=True)}
+        targets |= {array.name for array in arrays if not array.slurm_job_id}
         deadline, pause = self._clock() + self._cancel_s, _FIRST_PAUSE_S
         while targets:
             result = self._run(submission.CANCEL, *sorted(targets))
-            alive = self.alive(targets)
+            # Where scancel has done its work, what is completing only ends.
+            alive = self.alive(targets, completing=result.code != 0)
             if not alive:
                 break
             found.update(alive)

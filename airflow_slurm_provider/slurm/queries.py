@@ -87,11 +87,16 @@ class JobQueries:
             found.update({job: name for job, name in pairs if name.startswith(prefix)})
         return found
 
-    def alive(self, names: Collection[str]) -> set[ArrayKey]:
-        """The arrays of these names that wait or run."""
+    def alive(self, names: Collection[str], *, completing: bool = False) -> set[ArrayKey]:
+        """The arrays of these names that wait or run; or that are `completing`.
+
+        An element that is completing only ends, unless it was put back: by a preemption, by
+        ``scontrol requeue`` or with its node. Then it waits next. Slurm shows no difference.
+        """
+        states = submission.WAITS_OR_RUNS + (",COMPLETING" if completing else "")
         found = set()
         for some in pieces(sorted(names), MOST_NAMES):
-            chosen = f"-t {submission.WAITS_OR_RUNS} --name={','.join(some)}"
+            chosen = f"-t {states} --name={','.join(some)}"
             pairs = _ids_and_names(self._queue(chosen, "%F|%j"))
             found |= {ArrayKey(job, name) for job, name in pairs if name in some}
         return found

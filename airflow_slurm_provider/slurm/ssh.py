@@ -7,6 +7,7 @@ refused login, the next attempt waits 10 to 15 minutes.
 
 from __future__ import annotations
 
+import logging
 import random
 import shlex
 import threading
@@ -22,6 +23,9 @@ from paramiko.pkey import UnknownKeyType
 
 from airflow_slurm_provider.slurm.transport import CLEAN, CommandResult, no_answer
 from slurm_worker.errors import HostUnreachable, ServiceError, SlurmWorkerError, UserError
+
+# It would print lines of its own on stderr where nobody has set up logging. Our errors say it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _KEEPALIVE_S = 30
 _LONGEST_PAUSE_S = 60.0

@@ -67,7 +67,7 @@ CANCELLED = "cancelled"
 #: When an attempt without an id is taken over; sbatch is ended well before.
 STALE_ATTEMPT_S = 90
 
-#: States of a job that may still do something; one that is completing only ends.
+#: States of a job that waits or does something. One that is completing only ends, or was put back.
 WAITS_OR_RUNS = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
 #: Words of sbatch when the controller may or may not have taken the job.
@@ -89,7 +89,8 @@ EXPORTED = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
     *("AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"),
     *("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
-    "AWS_ENDPOINT_URL_DYNAMODB",
+    *("AWS_ENDPOINT_URL_DYNAMODB", "AWS_REQUEST_CHECKSUM_CALCULATION"),
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
 
 #: sbatch where a site authenticates accounts by a token. The token comes through standard input,

@@ -2,7 +2,7 @@
 
 It reads and signals only two kinds of processes. One kind is the steps that it started. The other
 has the job's id in the command line and a Slurm array of the job in the environment
-(`tests.chaos.disturb`).
+(`tests.chaos.faults.workers`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers.processes import resident_mb
-from tests.chaos.disturb import WorkerProcess, send, workers_of
+from tests.chaos.faults.workers import WorkerProcess, send, workers_of
 
 SAMPLE_S = 0.5
 

@@ -1,10 +1,12 @@
 """One round of chaos on the development stack: a disturbed job must give the right result.
 
-A job of items whose outcome is known runs on the stack's Slurm with short leases, its
-workers behind proxies that spoil requests. Meanwhile workers are killed, frozen, requeued
-and cancelled, and a node daemon dies. When no workers are left, the job is submitted again,
-as a user would. Then the dataset, the counts and the audit are checked, with nothing in
-between. All choices come from the seed; what they meet depends on the machine's timing.
+A job of items whose outcome is known runs on the stack's Slurm with short leases. A user submits,
+pauses, resumes, retries and publishes it by commands that are killed and repeated. Their requests
+and those of the workers go through proxies that spoil some, and SSH breaks in the middle of
+replies. Meanwhile workers are killed, frozen, requeued and cancelled, disks are full, and daemons
+of Slurm die. In Airflow a task waits for the job while its scheduler and triggerer die. Then the
+dataset, the counts and the audit are checked. All choices come from the seed; what they meet
+depends on the machine's timing.
 """
 
 from __future__ import annotations
@@ -13,27 +15,43 @@ import json
 import random
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from airflow_slurm_provider.coordinator import api
+import yaml
+
+from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.coordinator.services import Services, open_services
-from airflow_slurm_provider.coordinator.spec.job_spec import Config, load_config
 from airflow_slurm_provider.coordinator.spec.site import load_site
-from airflow_slurm_provider.coordinator.status.arrays import arrays_of
-from airflow_slurm_provider.coordinator.status.progress import read_progress
+from airflow_slurm_provider.coordinator.status.progress import Progress, read_progress
 from airflow_slurm_provider.coordinator.submission import control
-from airflow_slurm_provider.slurm.array_state import ArrayKey, named
-from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.keys import JobId
-from tests.chaos.checks import attempts_over_one, problems, read_manifest, task_rows
-from tests.chaos.disturb import Disturbance, Disturber, make_schedule, workers_of
-from tests.chaos.proxy import Faults, Upstream, listening_proxy
-from tests.stack.settings import ROOT, Settings
+from tests.chaos.checks import (
+    attempts_over_one,
+    audit_problems,
+    leases_lost,
+    problems,
+    read_manifest,
+    task_rows,
+)
+from tests.chaos.faults.daemons import Daemons
+from tests.chaos.faults.disks import Disks, mounted_disks
+from tests.chaos.faults.disturber import Disturber
+from tests.chaos.faults.proxy import Faults, Upstream, listening_proxy
+from tests.chaos.faults.ssh import Cuts, ssh_proxy
+from tests.chaos.faults.tally import Tally
+from tests.chaos.faults.workers import workers_of
+from tests.chaos.queue_watch import Ghosts, QueueWatch, live_arrays
+from tests.chaos.report import Report
+from tests.chaos.sizes import Size
+from tests.chaos.user import User, UserGaveUpError, Verb
+from tests.chaos.waiting import Waiting
+from tests.stack import login
+from tests.stack.airflow_api import AirflowApi
+from tests.stack.process import wait_until
+from tests.stack.settings import LOOPBACK, ROOT, Settings
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
 
@@ -42,126 +60,29 @@ TTL_S, HEARTBEAT_S, MARGIN_S = 12.0, 3.0, 2.0
 #: Losses are the round's own doing here, so they must not look like a task that kills workers.
 MAX_LOST = 1000
 _POLL_S = 1.0
-_FEW_WORKERS = 2
-_PATIENCE_S = 5.0
+_PATIENCE_S = 8.0
+#: Without a new task that is done for so long, the user does something. A lease ends sooner.
+_STILL_S = 30.0
+_END_S = 90.0
+#: Airflow takes a minute to see that a task's process died with the scheduler.
+_RESUMES_S = 240.0
+_RETRIES = 5
 
 
 class ChaosError(Exception):
     """The round could not be carried out; this says nothing about the job's correctness."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large a round is.
-
-    Args:
-        items: in the job.
-        bundle: items of a task.
-        workers: of each submission; the stack has room for eight.
-        item_s: seconds that an item takes.
-        plan: disturbances.
-        window_s: (first, last): when they happen, in seconds after the submit.
-        rate: share of the workers' requests that is spoiled.
-        budget: of spoiled requests.
-        least_faults: with fewer than these, disturbances included, the round proves nothing.
-        submits: at most.
-        deadline_s: from the submit to the last task.
-    """
-
-    items: int
-    bundle: int
-    workers: int
-    item_s: float
-    plan: Mapping[Disturbance, int]
-    window_s: tuple[float, float]
-    rate: float
-    budget: int
-    least_faults: int
-    submits: int
-    deadline_s: float
-
-
-FULL = Size(
-    items=20_000,
-    bundle=100,
-    workers=8,
-    item_s=0.03,
-    plan={
-        Disturbance.KILL: 6,
-        Disturbance.FREEZE: 3,
-        Disturbance.REQUEUE: 2,
-        Disturbance.CANCEL: 2,
-        Disturbance.SLURMD: 1,
-    },
-    window_s=(6.0, 75.0),
-    rate=0.05,
-    budget=200,
-    least_faults=50,
-    submits=8,
-    deadline_s=420.0,
-)
-
-SHORT = Size(
-    items=4_000,
-    bundle=100,
-    workers=6,
-    item_s=0.03,
-    plan={
-        Disturbance.KILL: 2,
-        Disturbance.FREEZE: 1,
-        Disturbance.REQUEUE: 1,
-        Disturbance.CANCEL: 1,
-        Disturbance.SLURMD: 1,
-    },
-    window_s=(4.0, 18.0),
-    rate=0.10,
-    budget=80,
-    least_faults=20,
-    submits=5,
-    deadline_s=150.0,
-)
-
-
-@dataclass
-class Report:
-    """The result of a round."""
-
-    seed: int
-    job_id: str
-    faults: Counter[str] = field(default_factory=Counter)
-    disturbances: Counter[str] = field(default_factory=Counter)
-    requests: int = 0
-    submits: int = 0
-    further_attempts: int = 0
-    seconds: float = 0.0
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def injected(self) -> int:
-        """Faults and disturbances."""
-        return self.faults.total() + self.disturbances.total()
-
-    def lines(self) -> list[str]:
-        """The figures, as they are printed."""
-        result = "FAILED" if self.problems else "passed"
-        return [
-            f"seed {self.seed}: {result} in {self.seconds:.0f} s; {self.injected} faults",
-            f"  {self.faults.total()} of {self.requests:,} requests: {_counts(self.faults)}",
-            f"  {self.disturbances.total()} disturbances: {_counts(self.disturbances)}",
-            f"  {self.submits} submits; attempts after a task's first: {self.further_attempts}",
-            *(f"  PROBLEM: {problem}" for problem in self.problems),
-        ]
-
-
 class Round:
-    """One round; a context manager makes sure that it leaves nothing behind.
+    """One round, which leaves nothing behind, also where a check fails.
 
     Args:
         services: the stack's, with no proxy before them.
         settings: the stack's.
+        environment: the stack's variables.
         size: of the round.
         seed: of all choices.
-        folder: for the input and the log of the faults.
+        folder: for the input, the site file and the log of the faults.
         say: called with a line for each event.
     """
 
@@ -169,30 +90,33 @@ class Round:
         self,
         services: Services,
         settings: Settings,
+        environment: Mapping[str, str],
         size: Size,
         seed: int,
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        self._services = services
-        self._size = size
+        self._services, self._settings, self._environment = services, settings, environment
+        self._size, self._folder, self._tell = size, folder, say
+        self._rng = random.Random(seed)
         self._began = time.monotonic()
-        self._tell = say
         self._few_since: float | None = None
-        self._folder = folder
-        rng = random.Random(seed)
+        self._done, self._still_since = 0, self._began
+        #: Seconds from the first submit to each pause.
+        self._pauses = sorted(self._rng.uniform(*size.window_s) for _ in range(size.pauses))
         self._job_id = JobId(f"chaos-{seed}-{uuid.uuid4().hex[:8]}")
+        self._cure = Path("/tmp") / f"cure-{self._job_id}"
         self._keys = [f"item-{number:06d}" for number in range(size.items)]
-        self._faults = Faults(rng.getrandbits(32), size.rate, size.budget, folder / "faults.jsonl")
-        self._disturber = Disturber(
-            settings,
-            self._job_id,
-            2 * TTL_S,
-            random.Random(rng.getrandbits(32)),
-            self._say,
-            make_schedule(rng, dict(size.plan), *size.window_s),
-        )
-        self._report = Report(seed, self._job_id, self._faults.counts, self._disturber.counts)
+        self._tally = Tally(folder / "faults.jsonl")
+        bits = self._rng.getrandbits
+        self._faults = Faults(bits(32), size.rate, size.budget, folder / "faults.jsonl")
+        self._cuts = Cuts(bits(32), size.cut_rate, size.cut_budget, self._tally)
+        self._waiting = Waiting(AirflowApi.of_stack(environment))
+        site = {**environment, "SLURMCTL_CONFIG": str(folder / "site.yaml")}
+        self._user = User(site, self._fork(), self._tally, self._say)
+        self._daemons = Daemons(settings, environment, self._fork(), self._say)
+        self._ghosts = Ghosts(self._job_id)
+        self._report = Report(seed, self._job_id, commands=self._user.ended)
 
     def run(self) -> Report:
         """Run the round, and check its result.
@@ -200,25 +124,70 @@ class Round:
         Raises:
             ChaosError: if it is not complete in time.
         """
-        config = self._write_config()
         with ExitStack() as stack:
-            stack.callback(self._cancel)
-            stack.callback(self._disturber.close)
-            behind_proxies = stack.enter_context(self._proxied())
-            self._submit(behind_proxies, config)
-            self._disturb_until_complete(behind_proxies, config)
-            self._publish_among_zombies()
+            disks = stack.enter_context(mounted_disks(self._settings, self._fork(), self._say))
+            stack.callback(lambda: self._cure.unlink(missing_ok=True))
+            stack.callback(self._end)
+            stack.callback(self._user.close)
+            stack.callback(self._waiting.close)
+            disturber = self._disturber(disks)
+            stack.callback(disturber.close)
+            stack.enter_context(self._proxied())
+            watch = QueueWatch(self._job_id)
+            stack.callback(watch.close)
+            self._live(disturber, self._write_config(disks))
+            disturber.close()
+            watch.close()
+            self._report.problems += sorted(watch.seen)
+            self._leave_nothing()
         self._report.seconds = time.monotonic() - self._began
-        self._report.requests = self._faults.requests
         self._check()
         return self._report
+
+    def _live(self, disturber: Disturber, config: Path) -> None:
+        """The life of the job: submitted, published, retried, published again."""
+        if not self._size.retries:
+            self._cure.touch()
+        self._command(Verb.SUBMIT, config)
+        disturber.plan(self._size.plan, *self._size.window_s)
+        disturber.start()
+        self._wait_for_round(disturber, config)
+        self._publish_among_zombies(disturber)
+        if not self._size.retries:
+            return
+        self._cure.touch()
+        self._command(Verb.RETRY, self._job_id)
+        disturber.plan(self._size.retry_plan, *self._size.retry_window_s)
+        for _ in range(_RETRIES):
+            self._wait_for_round(disturber, config)
+            # A task may have failed on a full disk three times: that is a round of its own.
+            if self._user.run(Verb.RETRY, self._job_id)["round"] is None:
+                break
+        self._publish_among_zombies(disturber)
+        if disturber.left:
+            self._say(f"the job was quicker than {', '.join(disturber.left)}")
+
+    def _fork(self) -> random.Random:
+        return random.Random(self._rng.getrandbits(32))
 
     def _say(self, text: str) -> None:
         self._tell(f"{time.monotonic() - self._began:6.1f} s  {text}")
 
+    def _disturber(self, disks: Disks) -> Disturber:
+        return Disturber(
+            self._job_id,
+            self._daemons,
+            disks,
+            2 * TTL_S,
+            self._fork(),
+            self._tally,
+            self._say,
+            lambda: self._waiting.deferred,
+        )
+
     @contextmanager
-    def _proxied(self) -> Iterator[Services]:
-        """Services that tell workers to use the proxies, and use none themselves."""
+    def _proxied(self) -> Iterator[None]:
+        """A site file whose services are behind the proxies, also for the workers."""
         site = self._services.site
         s3, dynamodb = site.aws.s3_endpoint_url, site.aws.dynamodb_endpoint_url
         if s3 is None or dynamodb is None:
@@ -226,118 +195,159 @@ class Round:
         with (
             listening_proxy(Upstream.S3, s3, self._faults) as s3_proxy,
             listening_proxy(Upstream.DYNAMODB, dynamodb, self._faults) as dynamodb_proxy,
+            ssh_proxy(self._settings.ports["sshd"], self._cuts) as port,
         ):
-            aws = site.aws.model_copy(
-                update={"s3_endpoint_url": s3_proxy, "dynamodb_endpoint_url": dynamodb_proxy}
-            )
-            yield replace(self._services, site=site.model_copy(update={"aws": aws}))
+            document = yaml.safe_load(Path(self._environment["SLURMCTL_CONFIG"]).read_text())
+            document["aws"] |= {
+                "s3_endpoint_url": s3_proxy,
+                "dynamodb_endpoint_url": dynamodb_proxy,
+            }
+            known = self._folder / "known_hosts"
+            known.write_text(f"[{LOOPBACK}]:{port} {login.host_key(self._settings)}\n")
+            document["cluster"] |= {"port": port, "known_hosts": str(known)}
+            (self._folder / "site.yaml").write_text(yaml.safe_dump(document))
+            yield
 
-    def _write_config(self) -> Config:
+    def _write_config(self, disks: Disks) -> Path:
         lines = (json.dumps({"key": key}) + "\n" for key in self._keys)
         (self._folder / "items.jsonl").write_text("".join(lines))
+        lease = {"ttl": TTL_S, "heartbeat": HEARTBEAT_S, "margin": MARGIN_S, "max_lost": MAX_LOST}
         document: dict[str, Any] = {
             "job_id": self._job_id,
             "input": {"path": str(self._folder / "items.jsonl"), "key": "key"},
             "handler": {
                 "entry": "digest:handle",
                 "code": str(HANDLER),
-                "params": {"seconds": self._size.item_s},
+                "params": {"seconds": self._size.item_s, "cure": str(self._cure)},
             },
             "bundle": self._size.bundle,
             "workers": self._size.workers,
-            "lease": {
-                "ttl": TTL_S,
-                "heartbeat": HEARTBEAT_S,
-                "margin": MARGIN_S,
-                "max_lost": MAX_LOST,
+            "worker": {"tries": 1},
+            "lease": lease,
+            "retry": {
+                "network": {"rounds": _RETRIES, "backoff": 0},
+                "node_failure": {"rounds": _RETRIES, "backoff": 0},
             },
-            "slurm": {"time": "00:15:00", "mem": "400M"},
+            # Two processors for each, so that a submission has workers on both nodes.
+            "slurm": {
+                "time": "00:15:00",
+                "mem": "400M",
+                "cpus_per_task": 2,
+                "setup": [disks.setup],
+            },
         }
-        return load_config(document)
+        config = self._folder / "job.yaml"
+        config.write_text(yaml.safe_dump(document))
+        return config
 
-    def _submit(self, behind_proxies: Services, config: Config) -> None:
-        submitted = api.submit(behind_proxies, config, log=lambda _: None, actor="chaos")
-        if not submitted.reattached:
-            self._report.submits += 1
-            self._say(f"submitted {named(submitted.slurm_job_ids)} of {submitted.workers} workers")
+    def _command(self, verb: Verb, *arguments: str | Path, **options: Any) -> dict[str, Any]:
+        kills = self._size.kills.get(verb, 0)
+        return self._user.run(verb, *arguments, kills=kills, **options)
 
-    def _disturb_until_complete(self, behind_proxies: Services, config: Config) -> None:
-        deadline = time.monotonic() + self._size.deadline_s
-        while not (state := read_progress(self._services, self._job_id)).complete:
-            if time.monotonic() > deadline:
+    def _wait_for_round(self, disturber: Disturber, config: Path) -> None:
+        """Control the job until every task has ended; Airflow must have seen it, too."""
+        if self._size.airflow:
+            self._waiting.begin(self._job_id)
+        began = self._still_since = time.monotonic()
+        while not (state := self._progress(disturber)).complete:
+            passed = time.monotonic() - began
+            if passed > self._size.deadline_s:
                 raise ChaosError(
-                    f"job {self._job_id} is not complete after {self._size.deadline_s:.0f} s: "
-                    f"tasks {state.tasks}; {len(workers_of(self._job_id))} workers are left"
+                    f"job {self._job_id} is not complete after {passed:.0f} s: tasks "
+                    f"{state.tasks}; {len(workers_of(self._job_id))} workers are left"
                 )
-            self._disturber.step()
-            if self._has_few_workers() and self._report.submits < self._size.submits:
-                # What a user does who sees it: ends the rest and submits again.
-                self._say("few workers are left: cancel, and submit again")
-                self._cancel()
-                self._submit(behind_proxies, config)
+            if self._pauses and passed > self._pauses[0]:
+                self._pauses.pop(0)
+                self._pause_and_resume()
+            self._replace_workers(state, config)
             time.sleep(_POLL_S)
         self._say(f"complete; {len(workers_of(self._job_id))} workers are still there")
+        if self._size.airflow and (problem := self._waiting.result(_RESUMES_S)):
+            self._report.problems.append(f"Airflow: {problem}")
 
-    def _has_few_workers(self) -> bool:
-        """Whether it has been so for a while: just after a submit, all of them still wait.
+    def _progress(self, disturber: Disturber) -> Progress:
+        if disturber.failure is not None:
+            raise ChaosError(f"no more disturbances: {disturber.failure}") from disturber.failure
+        return read_progress(self._services, self._job_id)
 
-        While somebody is frozen, nobody submits: cancelling would wake it within its lease.
-        """
-        if self._disturber.frozen:
-            return False
-        running = self._elements().count(ElementState.RUNNING)
+    def _pause_and_resume(self) -> None:
+        self._command(Verb.PAUSE, self._job_id)
+        self._say("paused")
+        time.sleep(self._rng.uniform(1.0, 5.0))
+        self._command(Verb.RESUME, self._job_id)
+        self._say("resumed")
+
+    def _replace_workers(self, state: Progress, config: Path) -> None:
+        """What a user does who sees few workers, or no progress: asks for more."""
+        running = self._ghosts.look()
         now = time.monotonic()
-        if running > _FEW_WORKERS:
-            self._few_since = None
-        elif self._few_since is None:
-            self._few_since = now
-        return self._few_since is not None and now - self._few_since > _PATIENCE_S
+        done = state.tasks.get("done", 0)
+        if done != self._done:
+            self._done, self._still_since = done, now
+        enough = self._size.workers // 2
+        few = running is not None and running < enough
+        self._few_since = (self._few_since or now) if few else None
+        # Just after a submit, all of them still wait.
+        waits = self._few_since is None or now - self._few_since < _PATIENCE_S
+        if (waits and now - self._still_since < _STILL_S) or running is None:
+            return
+        self._few_since, self._still_since = None, now
+        if self._report.submits >= self._size.submits:
+            return
+        self._report.submits += 1
+        self._say(f"{running} workers run, {done} tasks are done: the user asks for more")
+        if running or self._rng.random() < 0.5:
+            add = ("--add", str(self._size.workers))
+            # There may be nothing left to do for more of them.
+            self._command(Verb.WORKERS, self._job_id, *add, also=(ExitCode.USER_ERROR,))
+        else:
+            self._user.run(Verb.SUBMIT, config)
 
-    def _elements(self) -> list[ElementState]:
-        """The elements that run or may still, as Slurm says; a requeued one waits two minutes."""
-        return [
-            element.state
-            for each in self._arrays()
-            for element in self._services.slurm.array(each).elements.values()
-            if not element.state.terminal
-        ]
-
-    def _arrays(self) -> list[ArrayKey]:
-        submissions = self._services.jobs(self._job_id).submissions()
-        return arrays_of(self._services, self._job_id, submissions)
-
-    def _cancel(self) -> None:
-        """End the job's arrays and wait until Slurm knows it."""
-        self._few_since = None
-        self._disturber.thaw_all()
-        cancelled = control.cancel(self._services, self._job_id, actor="chaos")
-        deadline = time.monotonic() + 60.0
-        while (left := self._elements()) or workers_of(self._job_id):
-            if time.monotonic() > deadline:
-                raise ChaosError(f"arrays {cancelled} did not end in 60 s: {left}")
-            time.sleep(_POLL_S)
-
-    def _publish_among_zombies(self) -> None:
+    def _publish_among_zombies(self, disturber: Disturber) -> None:
         """Publish at once, wake who is frozen, and publish again: nothing may have changed."""
-        api.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
+        self._command(Verb.AGGREGATE, self._job_id)
         first = read_manifest(self._services, self._job_id)
-        self._disturber.close()
-        deadline = time.monotonic() + 3 * TTL_S
-        while workers_of(self._job_id) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
-        api.aggregate(self._services, self._job_id, log=lambda _: None, actor="chaos")
+        disturber.thaw_all()
+        wait_until(lambda: not workers_of(self._job_id), TTL_S, _POLL_S)
+        self._user.run(Verb.AGGREGATE, self._job_id)
         second = read_manifest(self._services, self._job_id)
         if (first["files"], first["errors"]) != (second["files"], second["errors"]):
             self._report.problems.append("the dataset changed after it was published")
+        self._say(f"published {len(second['files'])} files")
+
+    def _leave_nothing(self) -> None:
+        """Cancel as a user; after that, nothing of the job waits, and soon nothing runs."""
+        self._command(Verb.CANCEL, self._job_id)
+        if left := live_arrays(self._job_id):
+            self._report.problems.append(f"after the cancel, Slurm has {left}")
+        if not wait_until(lambda: not workers_of(self._job_id), _END_S, _POLL_S):
+            self._report.problems.append(f"workers still run: {workers_of(self._job_id)}")
+
+    def _end(self) -> None:
+        """Leave nothing of the job in Slurm, however the round went."""
+        if not self._services.jobs(self._job_id).find():
+            return
+        control.cancel(self._services, self._job_id, actor="chaos")
+        if not wait_until(lambda: not workers_of(self._job_id), _END_S, _POLL_S):
+            raise ChaosError(f"workers did not end: {workers_of(self._job_id)}")
 
     def _check(self) -> None:
-        report = self._report
+        report, rows = self._report, task_rows(self._services, self._job_id)
+        report.problems += self._user.problems
         report.problems += problems(self._services, self._job_id, self._keys)
-        report.further_attempts = attempts_over_one(task_rows(self._services, self._job_id))
-        if report.injected < self._size.least_faults:
+        done = self._user.ended
+        said = {"published": done["aggregate 0"], "cancelled": done["cancel 0"]}
+        report.problems += audit_problems(self._services, self._job_id, said)
+        report.requests = self._faults.requests
+        report.faults = self._tally.counts + self._faults.counts
+        report.arrays = sum(
+            len(each.slurm_job_ids) for each in self._services.jobs(self._job_id).submissions()
+        )
+        report.further_attempts, report.leases_lost = attempts_over_one(rows), leases_lost(rows)
+        if report.faults.total() < self._size.least_faults:
             report.problems.append(
-                f"only {report.injected} faults were injected, {self._size.least_faults} are "
-                "wanted: the round proves little"
+                f"only {report.faults.total()} faults were injected, {self._size.least_faults} "
+                "are wanted: the round proves little"
             )
 
 
@@ -356,10 +366,8 @@ def run_round(
     try:
         if services.site.cluster.transport != "ssh":
             raise ChaosError("chaos needs the stack with Slurm, as root (STACK=slurm)")
-        return Round(services, settings, size, seed, folder, say).run()
+        return Round(services, settings, environment, size, seed, folder, say).run()
+    except UserGaveUpError as error:
+        raise ChaosError(f"seed {seed}: {error}") from error
     finally:
         services.close()
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items()))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pyarrow.parquet as pq
 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol import keys
+from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import Row, Value, int_of
@@ -18,6 +19,7 @@ from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from slurm_worker.protocol.tasks import TaskRow
 from tests.chaos.handler.digest import fails, value_of
+from tests.chaos.queue_watch import all_arrays
 from tests.stack.facts import job_facts
 
 _ROW_LIMIT = 1024
@@ -43,6 +45,41 @@ def problems(services: Services, job_id: str, expected: list[str]) -> list[str]:
     for row in rows:
         found += unexplained(row)
     return found
+
+
+def audit_problems(services: Services, job_id: str, commands: Mapping[str, int]) -> list[str]:
+    """What the audit log does not explain: arrays that no row names, commands without a line.
+
+    Args:
+        services: the services themselves.
+        job_id: the job.
+        commands: by action of the audit log, how many commands said that they have done it.
+    """
+    jobs = services.jobs(JobId(job_id))
+    named = {
+        job_name(jobs.job, row, part)
+        for row in jobs.submissions()
+        for part in range(len(row.sizes()))
+    }
+    known = all_arrays(job_id)
+    if known is None:
+        return ["Slurm does not say which arrays it had"]
+    found = [
+        f"Slurm had the arrays {sorted(known[name])} of {name}, which no row names"
+        for name in sorted(set(known) - named)
+    ]
+    told = Counter(event.action for event in jobs.events())
+    found += [
+        f"{count} commands have {action} the job, the audit log has {told[action]}"
+        for action, count in commands.items()
+        if told[action] < count
+    ]
+    return found
+
+
+def leases_lost(rows: Iterable[Row]) -> int:
+    """Leases that ran out and were taken by another worker."""
+    return sum(TaskRow.from_row(row).lost for row in rows)
 
 
 def task_rows(services: Services, job_id: str) -> list[Row]:
@@ -93,7 +130,9 @@ def unexplained(row: Row) -> list[str]:
     task = TaskRow.from_row(row)
     entries = task.history
     found = []
-    missing = task.attempt - 1 - len(entries)
+    # A task that a retry put back has an entry for it, beside that of the attempt that failed.
+    ended = sum(entry.event is not TaskEvent.REOPENED for entry in entries)
+    missing = task.attempt - 1 - ended
     if missing and len(entries) < HISTORY_LIMIT:
         found.append(f"task {task.task}: attempt {task.attempt}, history {list(entries)}")
     stolen = sum(entry.event is TaskEvent.STOLEN for entry in entries)

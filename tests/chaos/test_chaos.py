@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.chaos import SHORT, run_round
+from tests.chaos.chaos import run_round
+from tests.chaos.sizes import SHORT
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder

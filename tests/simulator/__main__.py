@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from tests.simulator.backfill import Backfill
 from tests.simulator.coverage import Coverage
 from tests.simulator.limits import LimitSimulation
+from tests.simulator.reduction import Reduction
 from tests.simulator.run import Simulation, Violation
+from tests.simulator.shrink import Run, failure_of, shrink, time_line
 
 _CHUNK = 10
 #: With so many seeds, a statement that was never applied is an error of the simulator.
@@ -63,7 +66,28 @@ def run_seeds(first: int, count: int, jobs: int) -> int:
     if count >= _ENOUGH and unused:
         print("\n".join(unused))
         return 1
+    if broken:
+        explain(int(broken[0].split()[1].rstrip(":")))
     return 1 if broken else 0
+
+
+def explain(seed: int) -> None:
+    """Print the smallest run that fails as this seed does, and what happens in it."""
+    logging.disable(logging.WARNING)
+    for kind in (Simulation, Backfill, LimitSimulation):
+
+        def make(reduced: Reduction, kind: Any = kind) -> Run:
+            run: Run = kind(seed, reduced=reduced)
+            return run
+
+        if failure := failure_of(make):
+            smallest = shrink(make, failure)
+            print("\n".join(time_line(make, smallest)))
+            print(
+                f"{kind.__name__} {seed}: {smallest.message}\n"
+                f"{len(smallest.events)} of {len(failure.events)} events are enough: "
+                f"{', '.join(smallest.events)}; {smallest.reduced.sizes()}"
+            )
 
 
 def run_seed(seed: int) -> SeedReport | str:
@@ -94,8 +118,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="number of runs")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--explain", type=int, help="reduce this seed, and print what happens")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     arguments = parser.parse_args()
+    if arguments.explain is not None:
+        explain(arguments.explain)
+        return 0
     return run_seeds(arguments.first, arguments.seeds, arguments.jobs)
 
 

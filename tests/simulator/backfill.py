@@ -6,27 +6,30 @@ the nodes' own code. What they share loses, repeats and delays requests.
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from unittest import mock
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
+from airflow_slurm_provider.coordinator.planning import planner
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.errors import ErrorClass
-from slurm_worker.protocol.keys import TaskState, shard_count
+from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
-from tests.simulator.chance import seeded
+from tests.simulator.chance import alarms, scratch, seeded
+from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.moments import Moments
+from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import FaultRates, Outage
@@ -34,8 +37,11 @@ from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
 from tests.simulator.promises import Promises
+from tests.simulator.publishers import KEPT_S, use_for_weeks
+from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
+from tests.simulator.seen import Seen
 from tests.simulator.user import Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
@@ -43,11 +49,20 @@ _EPOCH = 1_700_000_000.0
 _UNTIL_S = 60_000.0
 #: A job without faults has ended after this time; otherwise its user submits it again.
 _PATIENCE_S = 900.0
+#: Task rows between two writes of a round's cursor: few, as its tasks are.
+_CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
-_TTL_S = 20.0
+#: Times of a lease, and those that a user tries until `submit` accepts them.
+_TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
+_TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
+_LONG_STALL_S = 3600.0
+#: Garbage is so old, while the job runs.
+_GC_AGE_S = 600.0
 #: What does not answer in an outage; see `Outage.what`.
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
+#: The most that clocks are wrong: as NTP leaves them, and without NTP.
+_SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -61,6 +76,9 @@ class Shape:
     item_s: float  #: mean seconds of a call
     retries: int
     limited: bool  #: the handler's calls share a rate limit
+    batches: bool  #: the handler takes several items
+    timeout_s: float  #: of an item; 0 for none
+    stall_s: float  #: without any progress
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Shape:
@@ -73,7 +91,15 @@ class Shape:
             item_s=0.05 if many else rng.choice((0.3, 1.5)),
             retries=rng.choice((0, 1, 1, 2)),
             limited=rng.random() < 0.2,
+            batches=rng.random() < 0.15,
+            timeout_s=rng.choice((0.0, 0.0, 25.0)),
+            stall_s=rng.choice((_LONG_STALL_S, 60.0)),
         )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a call that does not return is ended."""
+        return self.stall_s < _LONG_STALL_S or (self.timeout_s > 0 and not self.batches)
 
 
 @dataclass
@@ -81,12 +107,15 @@ class Backfill:
     """One run; `seed` decides everything."""
 
     seed: int
+    reduced: Reduction = WHOLE
 
     def __post_init__(self) -> None:
         self.rng = rng = random.Random(self.seed)
         self.calm = rng.random() < 0.1
-        self.shape = Shape.drawn(rng)
+        self.shape = self._reduced(Shape.drawn(rng))
         schedule = Schedule(_UNTIL_S)
+        self.seen = seen = Seen(self.seed, self.reduced.keep, lambda: schedule.now)
+        self._moments = 0
         #: Until when things happen.
         self.until = 0.0 if self.calm else rng.uniform(60, 900)
         rules = ClusterRules(
@@ -104,21 +133,40 @@ class Backfill:
             random.Random(rng.random()),
             controller,
             SlurmFaults(slurm, slurm, self.until),
+            seen,
         )
+        conditional = rng.random() < 0.85
         self.world = World(
             schedule,
-            rng,
+            seen,
             controller,
             node,
             self._rates(),
-            conditional_put=rng.random() < 0.85,
+            conditional_put=conditional,
+            conditional_replace=conditional and rng.random() < 0.9,
+            skew_s=rng.choice(_SKEWS_S),
         )
-        self.handler = SimHandler(self.world, self.shape.items, self.shape.item_s, calm=self.calm)
+        shape = self.shape
+        self.world.rows.say = seen.say
+        self.world.endless = shape.bounded and not self.calm
+        self.handler = SimHandler(
+            self.world,
+            random.Random(rng.random()),
+            shape.items,
+            shape.item_s,
+            calm=self.calm,
+            bounded=shape.bounded,
+        )
         self._damaged: dict[str, bytes] = {}
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         self.fleet = Fleet(self.world)
-        controller.launch = self.fleet.launch
+        self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
+        self.cancels = Cancels(self.world)
+        self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.moments = Moments(self.world)
+        controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
+        self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -127,12 +175,12 @@ class Backfill:
             Violation: naming the promise.
         """
         world, schedule = self.world, self.world.schedule
-        memory = "/dev/shm"
-        base = memory if os.access(memory, os.W_OK) else None
-        world.scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
             with (
+                scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
+                alarms(schedule),
+                mock.patch.object(planner, "CURSOR_EVERY", _CURSOR_EVERY),
                 handlers.registered(self.seed, self.handler),
             ):
                 schedule.run(Host("main"), self._main)
@@ -141,7 +189,6 @@ class Backfill:
         except Stuck as error:
             raise Violation(f"{error}; {world.states()}") from error
         finally:
-            shutil.rmtree(world.scratch, ignore_errors=True)
             check_rules(world.rows)
         return Report(
             self.seed,
@@ -154,16 +201,43 @@ class Backfill:
 
     # --- what happens -----------------------------------------------------------
 
+    def _drawn_times(self) -> dict[str, float]:
+        """Times of a lease that `submit` accepts, as a user finds them by trying."""
+        while True:
+            times = {name: self.rng.choice(values) for name, values in _TRIED_TIMES.items()}
+            with suppress(UserError):
+                self.config(times)
+                return times
+
+    def _reduced(self, shape: Shape) -> Shape:
+        return replace(
+            shape,
+            items=min(shape.items, self.reduced.items),
+            workers=min(shape.workers, self.reduced.workers),
+            retries=min(shape.retries, self.reduced.retries),
+        )
+
     def _rates(self) -> FaultRates:
         worst = 0.0 if self.calm else self.rng.choice((0.0, 0.01, 0.03))
-        request, reply, throttled, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(request, reply, throttled, slow, self.until)
+        request, reply, throttled, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
+        return FaultRates(
+            request,
+            reply,
+            throttled,
+            slow,
+            late,
+            self.until,
+            stale_read_s=0.0 if self.calm else self.rng.choice((0.0, 2.0)),
+            stale_list_s=0.0 if self.calm else self.rng.choice((0.0, 0.0, 2.0, 30.0)),
+            conflict=0.0 if self.calm else self.rng.choice((0.0, 0.8)),
+        )
 
     def _main(self) -> None:
         world = self.world
         lines = [f'{{"id": "k{n}", "n": {n}}}\n' for n in range(self.shape.items)]
         world.objects.put(INPUT, "".join(lines).encode())
-        if self.rng.random() < 0.05:
+        chance = self.seen.rng_of("main")
+        if chance.random() < 0.05 and self.seen.happens("input", "an earlier release"):
             # An earlier release created a job before it had read the input.
             spec = self.config().spec
             world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
@@ -178,7 +252,7 @@ class Backfill:
         self._retry_the_rest()
         if not self.calm:
             for name, verb in (("gc", _collect), ("aggregate", _aggregate), ("repair", _repair)):
-                if self.rng.random() < 0.3:
+                if chance.random() < 0.3 and self.seen.happens(f"{name} beside", "aggregate"):
                     self.user.begin(name, verb, disturbed=True)
         self._until_done("aggregate", _aggregate)
         self.user.wait()
@@ -189,7 +263,13 @@ class Backfill:
         while any(array.alive for array in world.controller.arrays):
             world.schedule.sleep(10.0)
         # Late attempts may still be under way; what they do must change nothing.
-        world.schedule.sleep(3 * _TTL_S)
+        world.schedule.sleep(3 * self.times["ttl"])
+        if not self.calm and chance.random() < 0.25:
+            self.user.wait()
+            self.publications.kept_s = KEPT_S
+            use_for_weeks(world, self.user, chance)
+            self._until_done("aggregate", _aggregate)
+            self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
 
     def _retry_the_rest(self) -> None:
@@ -226,9 +306,11 @@ class Backfill:
         world = self.world
         since, submissions = world.schedule.now, 0
         while not world.complete():
-            world.schedule.sleep(self.rng.expovariate(1 / 6.0))
+            self._moments += 1
+            rng = self.seen.rng_of(f"moment {self._moments}")
+            world.schedule.sleep(rng.expovariate(1 / 6.0))
             if world.schedule.now < self.until:
-                self._trouble()
+                self._trouble(rng)
             since = max(since, self.until, *(outage.end for outage in world.outages))
             if world.schedule.now > since + _PATIENCE_S and not self.user.running:
                 submissions += 1
@@ -238,14 +320,19 @@ class Backfill:
                 self.user.until_done("submit", _submit(self), self._correct)
                 since = world.schedule.now
 
-    def _trouble(self) -> None:
-        world, rng = self.world, self.rng
+    def _trouble(self, rng: random.Random) -> None:
+        world = self.world
         kind = rng.choices(list(_TROUBLES), list(_TROUBLES.values()))[0]
+        running = world.controller.running()
+        if kind in _OF_ELEMENTS and not running:
+            return
+        if not self.seen.happens(f"moment {self._moments}", kind):
+            return
         if kind in _COMMANDS:
-            world.seen.faults[kind] += 1
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
-        elif kind == "outage":
-            self._begin_outage()
+        elif kind in ("outage", "hot partition"):
+            begin = self._begin_outage if kind == "outage" else self._throttle_partition
+            begin(rng)
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -255,16 +342,14 @@ class Backfill:
         elif kind == "refusals":
             world.controller.refusal = _INVALID if not world.controller.refusal else ""
         elif kind == "damage":
-            self._damage()
-        elif running := world.controller.running():
-            world.seen.faults[kind] += 1
-            world.say(kind)
-            self._hurt(kind, rng.choice(running))
+            self._damage(rng)
+        else:
+            self._hurt(kind, rng.choice(running), rng)
 
-    def _hurt(self, kind: str, element: ArrayElement) -> None:
+    def _hurt(self, kind: str, element: ArrayElement, rng: random.Random) -> None:
         world = self.world
         if kind == "node fails":
-            requeued = self.rng.random() < 0.7
+            requeued = rng.random() < 0.7
             world.controller.kill(element, ElementState.NODE_FAIL, requeued=requeued)
         elif kind == "out of memory":
             world.controller.kill(element, ElementState.OUT_OF_MEMORY)
@@ -272,17 +357,17 @@ class Backfill:
             world.controller.requeue(element)
         elif kind == "suspended":
             for host in element.hosts:
-                world.schedule.pause(host, self.rng.uniform(1, 4 * _TTL_S))
+                world.schedule.pause(host, rng.uniform(1, 4 * self.times["ttl"]))
         elif kind == "process dies":
             world.schedule.kill(element.hosts[-1])
         elif kind == "all suspended":
             for other in world.controller.running():
                 for host in other.hosts:
-                    world.schedule.pause(host, 3 * _TTL_S)
+                    world.schedule.pause(host, 3 * self.times["ttl"])
 
-    def _begin_outage(self) -> None:
+    def _begin_outage(self, rng: random.Random) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
-        now, rng = self.world.schedule.now, self.rng
+        now = self.world.schedule.now
         fault = rng.choice(("lost_request", "lost_reply"))
         # In a short one a request is given up, and what follows from that gets an answer.
         length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
@@ -290,12 +375,23 @@ class Backfill:
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
 
-    def _damage(self) -> None:
+    def _throttle_partition(self, rng: random.Random) -> None:
+        """One partition of the table is hot: requests to it are refused for a while."""
+        world = self.world
+        job = world.job()
+        shards = [] if job is None else [task_pk(JOB, shard) for shard in range(job.shards)]
+        hot = rng.choice([job_pk(JOB), *rng.sample(shards, min(2, len(shards)))])
+        what = f"{rng.choice(('table', 'table write'))} {hot}"
+        now = world.schedule.now
+        world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
+        world.say(f"throttled: {what}")
+
+    def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
         objects = self.world.objects.objects
         segments = sorted(key for key in objects if "/segment-" in key)
         if segments:
-            key = self.rng.choice(segments)
+            key = rng.choice(segments)
             self._damaged.setdefault(key, objects[key])
             objects[key] = b"?" + objects[key][1:]
 
@@ -305,22 +401,29 @@ class Backfill:
 
     # --- the user's commands ----------------------------------------------------
 
-    def config(self) -> Config:
-        """The user's YAML."""
+    def config(self, times: Mapping[str, float] | None = None) -> Config:
+        """The user's YAML, with these times of a lease instead of the run's."""
         shape = self.shape
+        entry = handlers.handle_batch.__name__ if shape.batches else handlers.handle.__name__
         raw: dict[str, Any] = {
             "job_id": JOB,
             "input": {"path": f"s3://{BUCKET}/{INPUT}", "key": "id"},
-            "handler": {"entry": f"{handlers.__name__}:handle", "params": {"run": self.seed}},
+            "handler": {"entry": f"{handlers.__name__}:{entry}", "params": {"run": self.seed}},
             "workers": shape.workers,
-            "lease": {"ttl": _TTL_S, "heartbeat": 5, "margin": 3, "max_lost": 4},
+            "lease": {**(times or self.times), "max_lost": 4, "stall": shape.stall_s},
             "worker": {"tries": 2, "backoff": 0.1, "checkpoint": 6},
         }
+        if shape.timeout_s:
+            raw["worker"]["item_timeout"] = shape.timeout_s
         if shape.bundle is not None:
             raw["bundle"] = shape.bundle
         if shape.limited:
             raw["limits"] = {"api": {"rate": 20, "quota_per_day": 100_000}}
         return parse_config(raw, raw)
+
+    def someone(self) -> str:
+        """A user, one of several."""
+        return f"user {self.world.schedule.now:.0f}"
 
     def log(self, line: str) -> None:
         """What a command prints."""
@@ -341,11 +444,16 @@ def _aggregate(services: Services) -> Any:
 
 
 def _collect(services: Services) -> Any:
-    return gc.collect(services, JOB, older_than_s=600.0, log=_quiet)
+    return gc.collect(services, JOB, older_than_s=_GC_AGE_S, log=_quiet)
 
 
 def _repair(services: Services) -> Any:
-    return repair(services, JOB, log=_quiet)
+    """Repair a job whose rows are all there, perhaps beside its workers."""
+    result = repair(services, JOB, log=_quiet)
+    broken = [line for line in result.unrepaired if "is done, but" in line]
+    if broken:
+        raise Violation(f"repair calls a task broken that is not: {broken[0]}")
+    return result
 
 
 def _resume(services: Services) -> Any:
@@ -368,24 +476,28 @@ def _quiet(_line: str) -> None:
 
 
 _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
-    "pause": lambda _run: lambda services: control.pause(services, JOB),
+    "pause": lambda run: partial(control.pause, job_id=JOB, actor=run.someone()),
     "resume": lambda _run: _resume,
     "submit": _submit,
     "add workers": lambda _run: _add_workers,
-    "cancel": lambda _run: lambda services: control.cancel(services, JOB),
+    "cancel": lambda run: run.cancels.cancel,
     "repair": lambda _run: _repair,
     "status": lambda _run: lambda services: read_status(services, JOB),
     "resubmit": lambda _run: _resubmit,
 }
-#: What happens, and how likely it is.
-_TROUBLES = {
+#: What happens to running elements, and how likely it is.
+_OF_ELEMENTS = {
     "node fails": 3,
     "out of memory": 1,
     "preempted": 2,
     "suspended": 3,
     "process dies": 3,
     "all suspended": 1,
+}
+_TROUBLES = {
+    **_OF_ELEMENTS,
     "outage": 3,
+    "hot partition": 1,
     "slurmctld": 1,
     "slurmdbd": 1,
     "login node": 1,

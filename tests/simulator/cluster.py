@@ -185,7 +185,9 @@ class Controller:
         """End an element at once, as the loss of its node does."""
         if not element.starts or element.starts[-1].ended is not None:
             return
-        element.requeued = element.requeued or requeued
+        # What was cancelled does not run again, whatever ends it.
+        cancelled = element.end is ElementState.CANCELLED
+        element.requeued = (element.requeued or requeued) and not cancelled
         for host in element.hosts:
             self._schedule.kill(host)
         self._ended(element, state, "0:9")

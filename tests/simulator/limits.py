@@ -11,7 +11,7 @@ import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from slurm_worker.errors import ServiceError
 from slurm_worker.execution.throttle import TokenThrottle
@@ -22,9 +22,11 @@ from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import FaultRates, Network, Seen, SimRows, WatchedRows
+from tests.simulator.faults import FaultRates, Network, SimRows, WatchedRows, remember
+from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
+from tests.simulator.seen import Seen
 
 _DAY_S = 86_400
 #: A midnight (UTC).
@@ -130,22 +132,33 @@ class LimitSimulation:
         seed: decides everything.
         make: makes a limiter; a broken one, for checking that the simulator would notice.
         shape: of the limit and its workers; drawn from the seed where it is not given.
+        reduced: how the run is smaller than the seed says.
     """
 
     seed: int
     make: Make = RateLimiter
     shape: Shape | None = None
+    reduced: Reduction = WHOLE
     sends: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = rng = random.Random(self.seed)
-        self.schedule, self.rows, self.seen = Schedule(_UNTIL_S), WatchedRows(), Seen()
+        self.schedule, self.rows = Schedule(_UNTIL_S), WatchedRows()
+        self.seen = Seen(self.seed, self.reduced.keep, lambda: self.schedule.now)
+        self.rows.say = self.seen.say
+        self._moments = 0
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
         shape = self.shape or Shape.drawn(rng)
+        shape = replace(shape, hosts=min(shape.hosts, self.reduced.workers))
         self.hosts, self.skew_s, self.call_s = shape.hosts, shape.skew_s, shape.call_s
         self.calm, self.before_s, self.config = shape.calm, shape.before_s, shape.config
         worst = 0.0 if self.calm else rng.choice((0.01, 0.04, 0.1))
-        lost, replies, throttles, slow = (rng.uniform(0, worst) for _ in range(4))
-        self.rates = FaultRates(lost, replies, throttles, slow, _UNTIL_S)
+        lost, replies, throttles, slow, late = (rng.uniform(0, worst) for _ in range(5))
+        stale_s = 0.0 if self.calm else rng.choice((0.0, 1.0))
+        self.rates = FaultRates(
+            lost, replies, throttles, slow, late, _UNTIL_S, stale_read_s=stale_s
+        )
+        remember(self.rows, self.seen, self.schedule)
         self.live: list[_Worker] = []
         self.used = 0
         self.burst_from = 0.0
@@ -182,11 +195,13 @@ class LimitSimulation:
         number = self.hosts
         while self.schedule.now < self.before_s - 0.5:
             left_s = self.before_s - 0.5 - self.schedule.now
-            wait_s = self.rng.expovariate(10 / self.before_s)
+            self._moments += 1
+            rng = self.seen.rng_of(f"moment {self._moments}")
+            wait_s = rng.expovariate(10 / self.before_s)
             self.schedule.sleep(left_s if self.calm else min(left_s, wait_s))
             if not self.calm and self.schedule.now < self.before_s - 1:
                 number += 1
-                self._trouble(f"w{number}")
+                self._trouble(f"w{number}", rng)
         # Right before midnight: what the day's calls have been charged.
         row = self.rows.get(limit_pk(self.config.scope, self.config.name), LIMIT_SK) or {}
         self.used = int_of(row, "used")
@@ -201,13 +216,14 @@ class LimitSimulation:
             for each in fresh:
                 each.stops = True
 
-    def _trouble(self, name: str) -> None:
-        worker = self.rng.choice(self.live)
-        kind = self.rng.choice(("kill", "pause", "end", "freeze", "freeze"))
-        self.seen.faults[kind] += 1
+    def _trouble(self, name: str, rng: random.Random) -> None:
+        worker = rng.choice(self.live)
+        kind = rng.choice(("kill", "pause", "end", "freeze", "freeze"))
+        if not self.seen.happens(f"moment {self._moments}", kind):
+            return
         if kind in ("pause", "freeze"):
             # All of them at once, as when a node or a cluster is suspended; or one.
-            seconds = self.rng.uniform(0, self.before_s / 20)
+            seconds = rng.uniform(0, self.before_s / 20)
             for each in self.live if kind == "freeze" else [worker]:
                 self.schedule.pause(each.host, seconds)
             return
@@ -218,9 +234,9 @@ class LimitSimulation:
         self._start(name, self.call_s)
 
     def _start(self, name: str, call_s: float) -> _Worker:
-        worker = _Worker(Host(name, self.rng.uniform(-1, 1) * self.skew_s))
+        rng = self.seen.rng_of(name)
+        worker = _Worker(Host(name, rng.uniform(-1, 1) * self.skew_s))
         self.live.append(worker)
-        rng = random.Random(self.rng.random())
         self.schedule.spawn(worker.host, lambda: self._work(worker, call_s, rng))
         return worker
 
@@ -271,7 +287,7 @@ class LimitSimulation:
             raise Violation(f"{today} calls in a day with a quota of {quota}")
         # Charges that no worker can have reported: crashes, lost replies, requests given up.
         faults = self.seen.faults
-        lost = sum(faults[name] for name in ("kill", "end", "lost_reply", "gave up"))
+        lost = sum(faults[name] for name in ("kill", "end", "lost_reply", "late", "gave up"))
         most = (self.hosts + lost) * (1 + slice_of(self.config.rate, 300) + quota / _PARTS)
         if self.used - today > most:
             raise Violation(

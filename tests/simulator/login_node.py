@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shlex
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -22,8 +22,11 @@ from slurm_worker.errors import ServiceError
 from tests.simulator.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
 from tests.simulator.faults import Network
 from tests.simulator.schedule import Host, Schedule, SimPending
+from tests.simulator.seen import Seen
 
 _HOME = "/home/lab"
+_PART = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]+")
+_WORD = re.compile(rf"(?:{_PART.pattern})+")
 #: Mean seconds of a step of a program, and of a request to the controller.
 _STEP_S, _REQUEST_S = 0.002, 0.02
 _DOWN = "Unable to contact slurm controller (connect failure)"
@@ -56,6 +59,7 @@ class LoginNode:
         rng: random.Random,
         controller: Controller,
         faults: SlurmFaults = SlurmFaults(),
+        seen: Seen | None = None,
     ) -> None:
         self.files: dict[str, bytes] = {}
         self.folders: set[str] = set()
@@ -64,6 +68,8 @@ class LoginNode:
         self._schedule = schedule
         self._rng = rng
         self.faults = faults
+        self._seen = seen or Seen()
+        self._submits = 0
         self._programs: dict[str, Callable[[list[str], bytes], str]] = {
             submission.MAKE_FOLDER: self._make_folder,
             submission.HAS_FILE: self._has_file,
@@ -81,7 +87,7 @@ class LoginNode:
 
     def execute(self, command: str, stdin: bytes) -> CommandResult:
         """Run a command of the client to its end."""
-        words = shlex.split(command)
+        words = _words(command)
         try:
             return CommandResult(0, self._run(words, stdin), "")
         except _Exit as ended:
@@ -162,11 +168,13 @@ class LoginNode:
     def _fault(self) -> str:
         if self._schedule.now > self.faults.until:
             return ""
-        dice = self._rng.random()
+        self._submits += 1
+        dice = self._seen.rng_of(f"sbatch {self._submits}").random()
         for name in ("lost_request", "lost_reply"):
             dice -= getattr(self.faults, name)
             if dice < 0:
-                return name
+                happens = self._seen.happens(f"sbatch {self._submits}", name)
+                return name if happens else ""
         return ""
 
     # --- programs ---------------------------------------------------------------
@@ -448,6 +456,14 @@ class SimTransport:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _words(command: str) -> list[str]:
+    """As `shlex.split`, which reads a program character by character."""
+    return [
+        "".join(part[1:-1] if part[0] in "'\"" else part for part in _PART.findall(word))
+        for word in _WORD.findall(command)
+    ]
 
 
 def _name_of(command: str) -> str:

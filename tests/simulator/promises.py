@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import json
-from collections import Counter
-from typing import Any
-
 from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker.protocol.job_store import Marker
-from slurm_worker.protocol.keys import SubmitState, TaskId, TaskState
-from slurm_worker.protocol.tasks import TaskRow
+from slurm_worker.protocol.keys import SubmitState
+from tests.simulator.checks.audit import Audit
+from tests.simulator.checks.cancels import token_of
+from tests.simulator.checks.dataset import check_dataset, read_manifest
+from tests.simulator.checks.outcomes import Outcomes, check_ends
+from tests.simulator.checks.rounds import Rounds
+from tests.simulator.checks.status import check_status
 from tests.simulator.cluster import Array
-from tests.simulator.handler import Behaviour, SimHandler
+from tests.simulator.handler import SimHandler
 from tests.simulator.run import Violation, check_decisions, check_ended
-from tests.simulator.world import JOB, World
+from tests.simulator.world import World
 
 
 class Promises:
@@ -31,6 +27,7 @@ class Promises:
     def __init__(self, world: World, handler: SimHandler) -> None:
         self._world = world
         self._handler = handler
+        self._rounds, self._audit = Rounds(world), Audit(world)
         world.controller.on_submit = self.array_submitted
 
     # --- while it runs ----------------------------------------------------------
@@ -41,6 +38,8 @@ class Promises:
         Raises:
             Violation: if it must not be.
         """
+        if token_of(array) not in {row.token for row in self._world.jobs.submissions()}:
+            raise Violation(f"array {array.name} was submitted without an intent")
         alive = [other for other in self._world.controller.arrays if other.alive]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")
@@ -51,7 +50,7 @@ class Promises:
         Raises:
             Violation: naming a file that does not.
         """
-        manifest = self._manifest()
+        manifest = read_manifest(self._world)
         for file in manifest["files"] if manifest else ():
             if file["key"] not in self._world.objects.objects:
                 raise Violation(f"the manifest names {file['key']}, which does not exist")
@@ -64,79 +63,19 @@ class Promises:
         Raises:
             Violation: naming the promise.
         """
-        rows = {row.task: row for row in self._world.task_rows()}
-        markers = {marker.task: marker for marker in self._world.truth.markers()}
-        check_decisions(self._world.seen)
+        world, items = self._world, len(self._handler.behaviours)
+        rows = {row.task: row for row in world.task_rows()}
+        markers = {marker.task: marker for marker in world.truth.markers()}
+        check_decisions(world.seen)
         check_ended(rows, markers)
-        self._check_items(rows, markers)
-        self._check_dataset()
-        self._check_status(services, rows)
-        self._check_submissions()
-
-    def _check_items(self, rows: dict[TaskId, TaskRow], markers: dict[TaskId, Marker]) -> None:
-        """In each round's parts, each of its items is there once."""
-        found: Counter[tuple[int, str]] = Counter()
-        for marker in markers.values():
-            number = rows[marker.task].round_no
-            for part in marker.parts:
-                data = self._world.objects.get(part.key)
-                if data is None:
-                    raise Violation(f"{marker.task}: part {part.key} is not there")
-                if hashlib.sha256(data).hexdigest() != part.sha256:
-                    raise Violation(f"{marker.task}: part {part.key} is not what was committed")
-                for line in gzip.decompress(data).splitlines():
-                    found[number, json.loads(line)["_key"]] += 1
-        twice = [item for item, count in found.items() if count > 1]
-        if twice:
-            raise Violation(f"items are twice in the parts of a round: {twice}")
-
-    def _check_dataset(self) -> None:
-        """The dataset has each item once, with what a perfect machine could have made of it."""
-        import pyarrow.parquet as pq
-
-        manifest = self._manifest()
-        if manifest is None:
-            raise Violation("no dataset was published")
+        outcomes = Outcomes.read(world, markers)
+        check_ends(world, self._handler, outcomes, rows)
+        self._rounds.check(rows, outcomes)
         self.manifest_is_whole()
-        rows: list[dict[str, Any]] = []
-        for file in manifest["files"]:
-            body = self._world.objects.objects[file["key"]]
-            rows += pq.read_table(io.BytesIO(body)).to_pylist()
-        keys = Counter(row["_key"] for row in rows)
-        twice = [key for key, count in keys.items() if count > 1]
-        if twice:
-            raise Violation(f"items are twice in the dataset: {twice}")
-        for row in rows:
-            self._check_row(row)
-        lost = {
-            f"k{number}"
-            for number, behaviour in enumerate(self._handler.behaviours)
-            if behaviour is Behaviour.OK
-        } - set(keys)
-        given_up = self._given_up()
-        if lost - given_up:
-            raise Violation(f"items are not in the dataset: {sorted(lost - given_up)}")
-
-    def _check_row(self, row: dict[str, Any]) -> None:
-        number = int(row["_key"][1:])
-        if row.get("square") not in (None, number * number):
-            raise Violation(f"the dataset has {row}")
-
-    def _given_up(self) -> set[str]:
-        """Items of tasks that failed as a whole."""
-        keys: set[str] = set()
-        for row in self._world.task_rows():
-            if row.state is not TaskState.DONE:
-                keys.update(self._world.truth.read_slice(row.round_no, row.where).keys)
-        return keys
-
-    def _check_status(self, services: Services, rows: dict[TaskId, TaskRow]) -> None:
-        """What `status` shows is what the rows have."""
-        progress = read_progress(services, JOB)
-        states = Counter(row.state.value for row in rows.values())
-        shown = {state: count for state, count in progress.tasks.items() if count}
-        if shown != dict(states):
-            raise Violation(f"status shows {shown}, the rows have {dict(states)}")
+        check_dataset(world, outcomes.final(), items)
+        check_status(world, services, rows, outcomes, items)
+        self._audit.check(rows)
+        self._check_submissions()
 
     def _check_submissions(self) -> None:
         for row in self._world.jobs.submissions():
@@ -145,7 +84,3 @@ class Promises:
         for array in self._world.controller.arrays:
             if array.alive:
                 raise Violation(f"array {array.name} still waits or runs")
-
-    def _manifest(self) -> dict[str, Any] | None:
-        data = self._world.objects.objects.get(self._world.paths.manifest)
-        return None if data is None else json.loads(data)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import random
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -39,19 +36,22 @@ from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects
+from tests.simulator.chance import scratch
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import (
     FaultRates,
     Network,
     Outage,
-    Seen,
     SimObjects,
     SimRows,
     WatchedRows,
+    remember,
 )
 from tests.simulator.fleet import Silent
+from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
+from tests.simulator.seen import Seen
 
 _JOB = JobId("simulated")
 #: With more than eight, workers tell each other which have nothing left.
@@ -191,21 +191,26 @@ class Simulation:
     Args:
         seed: decides everything.
         mutation: what is broken on purpose.
+        reduced: how the run is smaller than the seed says.
     """
 
     seed: int
     mutation: Mutation = field(default_factory=Mutation)
+    reduced: Reduction = WHOLE
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.schedule = Schedule(_UNTIL_S)
-        self.rows, self.objects, self.seen = WatchedRows(), MemoryObjects(), Seen()
+        self.rows, self.objects = WatchedRows(), MemoryObjects()
+        self.seen = Seen(self.seed, self.reduced.keep, lambda: self.schedule.now)
+        self.rows.on_broken = lambda rule: self.schedule.fail(Violation(rule))
+        remember(self.rows, self.seen, self.schedule)
         self.limited = self.rng.random() < 0.3
         self.load = _BUSY if self.limited else _SLOW
-        self.items = self.rng.randint(*self.load.items)
+        self.items = min(self.rng.randint(*self.load.items), self.reduced.items)
         self.bundle = self.rng.choice(self.load.bundles)
         self.shards = self.rng.choice(_SHARDS)
-        self.hosts = self.rng.randint(2, 5)
+        self.hosts = min(self.rng.randint(2, 5), self.reduced.workers)
         self.calm = self.rng.random() < 0.1
         self.checkpoints = self.rng.random() < 0.4
         self.conditional_put = self.rng.random() < 0.85
@@ -215,11 +220,14 @@ class Simulation:
         self.live: set[Host] = set()
         self.started = 0
         # Drawn last, so that the rest of a seed's run does not depend on these.
-        self.retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
+        retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
+        self.retries = min(retries, self.reduced.retries)
         self.outages = [] if self.calm or self.rng.random() < 0.7 else self._outages()
+        self.rows.say = self.seen.say
+        self._moments = 0
         if self.retries and self.rng.random() < 0.4:
             self.load, self.bundle, self.shards = _MANY, 1, self.rng.choice((1, 4))
-            self.items = self.rng.randint(*self.load.items)
+            self.items = min(self.rng.randint(*self.load.items), self.reduced.items)
         self.tasks = -(-self.items // self.bundle)
         #: Tasks whose slice can't be read, so that they fail in each round.
         self.ill = set(self.rng.sample(range(self.tasks), min(self.tasks, 2)))
@@ -237,16 +245,12 @@ class Simulation:
         Raises:
             Violation: naming the promise.
         """
-        # Journals are real files; in memory, a run takes half the time.
-        memory = "/dev/shm"
-        base = memory if os.access(memory, os.W_OK) else None
-        self.scratch = scratch = Path(tempfile.mkdtemp(prefix="simulate-", dir=base))
         try:
-            self.schedule.run(Host("main"), self._main)
+            with scratch() as self.scratch:
+                self.schedule.run(Host("main"), self._main)
         except Overrun as error:
             raise Violation(f"the job does not end: {error}; {self._states()}") from error
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
             _CALLS.clear()
         check_rules(self.rows)
         self._check()
@@ -263,8 +267,9 @@ class Simulation:
 
     def _rates(self) -> FaultRates:
         worst = self.rng.choice((0.01, 0.04, 0.1))
-        requests, replies, throttles, slow = (self.rng.uniform(0, worst) for _ in range(4))
-        return FaultRates(requests, replies, throttles, slow, self.rng.uniform(60, 600))
+        requests, replies, throttles, slow, late = (self.rng.uniform(0, worst) for _ in range(5))
+        until, stale_s = self.rng.uniform(60, 600), self.rng.choice((0.0, 2.0))
+        return FaultRates(requests, replies, throttles, slow, late, until, stale_read_s=stale_s)
 
     def _outages(self) -> list[Outage]:
         """Services that do not answer for minutes, without other faults."""
@@ -275,7 +280,9 @@ class Simulation:
             what = self.rng.choice(_AWAY if of_table < _LEASE.max_lost - 2 else _AWAY[2:4])
             of_table += not what.startswith("store")
             end = at + self.rng.uniform(60, 900)
-            found.append(Outage(at, end, what, self.rng.choice(("lost_request", "lost_reply"))))
+            fault = self.rng.choice(("lost_request", "lost_reply"))
+            if self.seen.happens(f"outage {at:.0f}", fault):
+                found.append(Outage(at, end, what, fault))
             at = end + self.rng.uniform(30, 300)
         return found
 
@@ -297,9 +304,11 @@ class Simulation:
         """Slurm keeps the workers running until every task has ended."""
         since, submissions = self.schedule.now, 1
         while not self._complete() or self.under_way:
-            self.schedule.sleep(self.rng.expovariate(1 / self.load.hurt_s))
+            self._moments += 1
+            rng = self.seen.rng_of(f"moment {self._moments}")
+            self.schedule.sleep(rng.expovariate(1 / self.load.hurt_s))
             if not self.calm and not self.outages and self.schedule.now < self.rates.until:
-                self._hurt()
+                self._hurt(rng)
             if not self._complete():
                 self._start_workers()
             since = max(since, self._faults_end)
@@ -313,15 +322,17 @@ class Simulation:
         if not self.cut or submission > _MOST_SUBMISSIONS:
             raise Violation(f"the job does not end: nobody finds what is left: {self._states()}")
         self.seen.faults["submitted again"] += 1
-        call = self._coordinator(Host("user"), random.Random(self.rng.random()), _nothing)
+        rng = self.seen.rng_of(f"again {round_no} {submission}")
+        call = self._coordinator(Host("user"), rng, _nothing)
         call.submit_again(round_no, submission, generation=self.mutation.generation)
 
     def _retry(self, number: int) -> None:
         """The user repeats the command until it succeeds, as its messages say."""
         done: list[bool] = []
-        unlucky = self.rng.randint(0, 3)
+        chance = self.seen.rng_of(f"retry {number}")
+        unlucky = chance.randint(0, 3)
         while not done:
-            host, rng = Host(f"user {number}"), random.Random(self.rng.random())
+            host, rng = Host(f"user {number}"), random.Random(chance.random())
             disturbed = self._disturbed(host, rng) if unlucky > 0 else _nothing
             unlucky -= 1
 
@@ -341,7 +352,7 @@ class Simulation:
 
             self.schedule.spawn(host, call)
             # Its workers may have ended when the user comes back.
-            self.schedule.sleep(self.rng.choice((1.0, 60.0, 300.0)))
+            self.schedule.sleep(chance.choice((1.0, 60.0, 300.0)))
 
     def _disturbed(self, host: Host, rng: random.Random) -> Callable[[str], None]:
         """A call is interrupted, or pauses, after a request of some name was answered."""
@@ -351,8 +362,9 @@ class Simulation:
             nonlocal kind
             if name != point or not kind:
                 return
+            if not self.seen.happens(f"{host.name} after {point}", kind):
+                return
             self.cut += 1
-            self.seen.faults[kind] += 1
             if kind == "cut":
                 raise Killed
             kind = ""
@@ -392,22 +404,23 @@ class Simulation:
         jobs.open_round(row.number, len(bundles), len(items), {})
         jobs.open(1)
 
-    def _hurt(self) -> None:
+    def _hurt(self, rng: random.Random) -> None:
         if not self.live:
             return
-        host = self.rng.choice(sorted(self.live, key=lambda each: each.name))
-        kind = self.rng.choice(self.load.troubles)
-        self.seen.faults[kind] += 1
+        host = rng.choice(sorted(self.live, key=lambda each: each.name))
+        kind = rng.choice(self.load.troubles)
+        if not self.seen.happens(f"moment {self._moments}", kind):
+            return
         if kind == "kill":
             self.live.discard(host)
             self.schedule.kill(host)
         elif kind == "pause":
-            self.schedule.pause(host, self.rng.uniform(0, _LEASE.ttl_s))
+            self.schedule.pause(host, rng.uniform(0, _LEASE.ttl_s))
         elif kind == "long pause":
-            self.schedule.pause(host, self.rng.uniform(1, 4) * _LEASE.ttl_s)
+            self.schedule.pause(host, rng.uniform(1, 4) * _LEASE.ttl_s)
         elif kind == "freeze":
             # All of them at once, as when a node or a cluster is suspended.
-            seconds = self.rng.uniform(0.5, 5.0)
+            seconds = rng.uniform(0.5, 5.0)
             for each in self.live:
                 self.schedule.pause(each, seconds)
 
@@ -418,12 +431,11 @@ class Simulation:
     def _start_worker(self) -> None:
         self.started += 1
         scratch, began = self.scratch / f"{self.started}", self.schedule.now
-        host = Host(f"w{self.started}", self.rng.uniform(-1, 1) * self.load.skew_s)
-        seed = self.rng.random()
+        rng = self.seen.rng_of(f"w{self.started}")
+        host = Host(f"w{self.started}", rng.uniform(-1, 1) * self.load.skew_s)
         self.live.add(host)
 
         def run() -> None:
-            rng = random.Random(seed)
             try:
                 scratch.mkdir()
                 self._worker(host, scratch, rng).run()
@@ -498,7 +510,7 @@ class Simulation:
         return [row for shard in range(self.shards) for row in table.all_rows(shard)]
 
     def _complete(self) -> bool:
-        return all(row.state.terminal for row in self._task_rows())
+        return all(TaskState(state).terminal for state in self.rows.tasks.values())
 
     def _states(self) -> str:
         return ", ".join(f"{row.task} {row.state.value}" for row in self._task_rows())

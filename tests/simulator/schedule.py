@@ -49,6 +49,8 @@ class _Thread:
     host: Host
     #: Which of its places in the queue counts; earlier ones are void.
     turn: int = 0
+    #: When a signal interrupts what it does, and what the signal does then.
+    alarm: tuple[float, Callable[[], None]] | None = None
     green: greenlet = field(init=False)
 
 
@@ -78,14 +80,15 @@ class Schedule:
         """
         self._hub = getcurrent()
         self.spawn(host, main)
-        while (thread := self._next()) is not None:
+        while self._failure is None and (thread := self._next()) is not None:
             self._current = thread
             thread.green.switch()
-        self._current = None
         for thread in list(self._alive):
-            # It waits for a signal that nobody is left to set.
-            thread.host.dead = True
-            thread.green.throw(Killed)
+            # It waits for a signal that nobody is left to set, or the run has failed.
+            self._current, thread.host.dead = thread, True
+            if thread.green:  # it has begun
+                thread.green.throw(Killed)
+        self._current = None
         if self._failure is not None:
             raise self._failure
         if self.overrun:
@@ -98,6 +101,14 @@ class Schedule:
         self._alive[thread] = None
         self._enqueue(thread, self.now)
 
+    def extend(self, seconds: float) -> None:
+        """A run may last longer than was said at its begin."""
+        self._until += seconds
+
+    def fail(self, error: Exception) -> None:
+        """End the run with this error, wherever its threads are."""
+        self._failure = self._failure or error
+
     def sleep(self, seconds: float) -> None:
         """Let the others run for this time.
 
@@ -105,9 +116,14 @@ class Schedule:
             Killed: if the caller's host was killed meanwhile.
         """
         self._check()
-        self._enqueue(self.current, self.now + max(0.0, seconds))
+        thread, until = self.current, self.now + max(0.0, seconds)
+        alarm = thread.alarm if thread.alarm is not None and thread.alarm[0] < until else None
+        self._enqueue(thread, until if alarm is None else max(self.now, alarm[0]))
         self._hub.switch()
         self._check()
+        if alarm is not None:
+            thread.alarm = None
+            alarm[1]()
 
     def wait(self) -> None:
         """Let the others run until `wake`.

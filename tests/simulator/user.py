@@ -24,6 +24,8 @@ _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
+#: The same for all commands of a run: what they need may be refused, too.
+_MOST_REFUSALS_EVER = 100
 
 
 class Stuck(Exception):
@@ -52,9 +54,10 @@ class User:
 
     def __init__(self, world: World, *, careful: bool) -> None:
         self._world = world
-        self._rng = world.rng
         self._careful = careful
-        self.running: set[Command] = set()
+        self._refusals = 0
+        self.running: dict[Command, None] = {}
+        self._commands = 0
 
     def until_done(self, name: str, verb: Verb, prepare: Callable[[], None]) -> Any:
         """Repeat a command until it succeeds; `prepare` does what its message asks for.
@@ -62,10 +65,12 @@ class User:
         Raises:
             Stuck: if it never does.
         """
-        rng, refusals = self._rng, 0
+        self._commands += 1
+        rng, refusals = self._world.seen.rng_of(f"user {self._commands}"), 0
         unlucky = 0 if self._careful else rng.randint(0, 3)
         while True:
-            if not self._careful and rng.random() < 0.15:
+            twice = not self._careful and rng.random() < 0.15
+            if twice and self._world.seen.happens(f"{name} {self._commands}", "twice"):
                 self.begin(name, verb, disturbed=True)
             command = self.begin(name, verb, disturbed=unlucky > 0)
             command.ended.wait(rng.choice((30.0, _LONGEST_PAUSE_S)) if unlucky > 0 else None)
@@ -74,33 +79,39 @@ class User:
                 return command.value
             if isinstance(command.error, UserError):
                 refusals += not self.running
-                if refusals > _MOST_REFUSALS:
+                self._refusals += not self.running
+                if refusals > _MOST_REFUSALS or self._refusals > _MOST_REFUSALS_EVER:
                     raise Stuck(f"{name} is refused again and again: {command.error}")
                 prepare()
             self._world.schedule.sleep(rng.uniform(1, 30))
 
-    def begin(self, name: str, verb: Verb, *, disturbed: bool) -> Command:
-        """Start a command; do not wait for it."""
+    def begin(
+        self, name: str, verb: Verb, *, disturbed: bool, longest_s: float = _LONGEST_PAUSE_S
+    ) -> Command:
+        """Start a command; do not wait for it. A `disturbed` one stands still for `longest_s`."""
         world = self._world
-        rng, host = random.Random(self._rng.random()), world.host(name)
+        host = world.host(name)
+        rng = world.seen.rng_of(host.name)
         command = Command(name, host, SimSignal(world.schedule))
-        network = world.network(rng, self._disturbance(host, rng) if disturbed else _nothing)
+        disturbance = self._disturbance(host, rng, longest_s) if disturbed else _nothing
+        network = world.network(rng, disturbance)
         services = world.services(host, network)
 
         def run() -> None:
-            self.running.add(command)
+            self.running[command] = None
             try:
                 command.value = verb(services)
                 command.done = True
-                world.say(f"{name}: done")
+                world.command_done(host)
+                world.say(f"{host.name}: done")
             except (ServiceError, UserError) as error:
                 command.error = error
-                world.say(f"{name}: {error}")
+                world.say(f"{host.name}: {error}")
             finally:
-                self.running.discard(command)
+                self.running.pop(command, None)
                 command.ended.set()
 
-        world.say(f"{name}: begins")
+        world.say(f"{host.name}: begins")
         world.schedule.spawn(host, run)
         return command
 
@@ -109,20 +120,20 @@ class User:
         while self.running:
             self._world.schedule.sleep(5.0)
 
-    def _disturbance(self, host: Host, rng: random.Random) -> Callable[[str], None]:
+    def _disturbance(
+        self, host: Host, rng: random.Random, longest_s: float
+    ) -> Callable[[str], None]:
         """What happens to a command after one of its requests was answered."""
         kind, left = rng.choice(("cut", "sleep")), int(_MOST_REQUESTS ** rng.random())
 
         def disturb(name: str) -> None:
             nonlocal left
             left -= 1
-            if left:
+            if left or not self._world.seen.happens(f"{host.name} after {name}", kind):
                 return
-            self._world.seen.faults[kind] += 1
-            self._world.say(f"{host.name}: {kind} after {name}")
             if kind == "cut":
                 raise Killed
-            self._world.schedule.pause(host, rng.uniform(1, _LONGEST_PAUSE_S))
+            self._world.schedule.pause(host, rng.uniform(1, longest_s))
 
         return disturb
 

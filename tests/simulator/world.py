@@ -19,19 +19,20 @@ from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from slurm_worker.testing import MemoryObjects
 from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
     Network,
     Outage,
-    Seen,
     SimObjects,
     SimRows,
+    WatchedObjects,
     WatchedRows,
+    remember,
 )
 from tests.simulator.login_node import LoginNode, SimTransport
 from tests.simulator.schedule import Host, Schedule, SimClock
+from tests.simulator.seen import Seen
 
 JOB = JobId("simulated")
 BUCKET, PREFIX, INPUT = "lab", "lab", "input/items.jsonl"
@@ -45,30 +46,50 @@ SKEW_S = 2.0
 
 @dataclass
 class World:
-    """Everything that outlives the processes; `rng` decides what happens to them."""
+    """Everything that outlives the processes."""
 
     schedule: Schedule
-    rng: random.Random
+    seen: Seen
     controller: Controller
     node: LoginNode
     rates: FaultRates
     outages: list[Outage] = field(default_factory=list)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
+    conditional_replace: bool = True  #: whether it heeds ``If-Match``
+    skew_s: float = SKEW_S  #: the most that a clock is wrong
     rows: WatchedRows = field(default_factory=WatchedRows)
-    objects: MemoryObjects = field(default_factory=MemoryObjects)
-    seen: Seen = field(default_factory=Seen)
+    objects: WatchedObjects = field(default_factory=WatchedObjects)
+    #: Called with the process of each command that has succeeded.
+    command_done: Callable[[Host], None] = lambda _host: None
     scratch: Path = Path()
-    log: list[str] = field(default_factory=list)  #: for people who read a failed run
+    started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
     elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
+    endless: bool = False  #: whether calls of the handler may never return
+    #: Deaths of processes, by the task and the position of the item that ran
+    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
+    #: Those whose supervisor has killed them because the item did not end
+    hangs: set[tuple[str, int]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        remember(self.rows, self.seen, self.schedule)
 
     def host(self, name: str) -> Host:
-        """A process whose clock is wrong."""
-        return Host(name, self.rng.uniform(-1, 1) * SKEW_S)
+        """A process whose clock is wrong; its name gets a number."""
+        self.started[name] += 1
+        name = f"{name} {self.started[name]}"
+        return Host(name, self.seen.rng_of(name).uniform(-1, 1) * self.skew_s)
 
     def say(self, line: str) -> None:
-        """Append a line to the log, with the time."""
-        self.log.append(f"{self.schedule.now:8.1f} {line}")
+        """Append a line to the record, with the time."""
+        self.seen.say(line)
+
+    def died(self, task: str, position: int | None, *, hung: bool) -> None:
+        """A worker process has died."""
+        if task and position is not None:
+            self.deaths[task, position] += 1
+            if hung:
+                self.hangs.add((task, position))
 
     def network(
         self, rng: random.Random, answered: Callable[[str], None] = lambda _name: None
@@ -78,7 +99,13 @@ class World:
 
     def store(self, network: Network) -> SimObjects:
         """The object store, as a process sees it."""
-        return SimObjects(self.objects, network, self.seen, conditional_put=self.conditional_put)
+        return SimObjects(
+            self.objects,
+            network,
+            self.seen,
+            conditional_put=self.conditional_put,
+            conditional_replace=self.conditional_replace,
+        )
 
     def services(self, host: Host, network: Network) -> Services:
         """A command's services."""

@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _failed(error: UserError | ServiceError) -> WorkerExit:
     print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
-    return WorkerExit.CONFIG if isinstance(error, UserError) else WorkerExit.INFRASTRUCTURE
+    return WorkerExit.after(error)
 
 
 if __name__ == "__main__":

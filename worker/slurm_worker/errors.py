@@ -88,6 +88,24 @@ class NoCredentials(ServiceError):
     """
 
 
+class ExpiredCredentials(NoCredentials):
+    """The AWS credentials have expired."""
+
+
+class WrongClock(ServiceError):
+    """A service refuses requests because the clock of this machine is wrong.
+
+    No task is the cause, and another node may have the right time.
+    """
+
+
+class WrongSetting(ServiceError):
+    """A service can't be used with the site's settings, such as a bucket of another region.
+
+    No task is the cause: a `UserError` would fail the task on a node. In a command: exit code 2.
+    """
+
+
 class HostUnreachable(UserError, ServiceError):
     """The login node that the site names can't be reached.
 

@@ -16,7 +16,7 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from slurm_worker.errors import Missing
 from slurm_worker.protocol import ports
@@ -34,11 +34,23 @@ _COMPARE: dict[str, Callable[[Value, Value], bool]] = {
 }
 
 
+class _Held(NamedTuple):
+    row: Row
+    nested: tuple[str, ...]  #: attributes that are lists or maps
+
+    def copy(self) -> Row:
+        """A row that its reader may change."""
+        copied = self.row.copy()
+        for name in self.nested:
+            copied[name] = _copied_value(copied[name])
+        return copied
+
+
 class MemoryRows:
     """`ports.Rows` in a dict; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[str, Row]] = {}
+        self._rows: dict[str, dict[str, _Held]] = {}
         #: The partitions' sort keys, in order.
         self._order: dict[str, list[str]] = {}
         self._lock = threading.Lock()
@@ -50,7 +62,7 @@ class MemoryRows:
         with self._lock:
             self._count("get")
             found = self._rows.get(pk, {}).get(sk)
-            return found and _copied(found)
+            return found and found.copy()
 
     def put_new(self, row: Row) -> Applied | Refused:
         """See `ports.Rows.put_new`."""
@@ -59,22 +71,20 @@ class MemoryRows:
             self._count("put_new")
             existing = self._rows.get(pk, {}).get(sk)
             if existing is not None:
-                return Refused(_copied(existing))
-            self._set(pk, sk, _copied(row))
-            return Applied(_copied(row))
+                return Refused(existing.copy())
+            return Applied(self._set(pk, sk, row).copy())
 
     def update(self, pk: str, sk: str, statement: ports.Statement) -> Applied | Refused:
         """See `ports.Rows.update`."""
         with self._lock:
             self._count(statement.name)
             existing = self._rows.get(pk, {}).get(sk)
-            before = existing or {}
+            before = existing.row if existing else {}
             if not _Parser(statement.condition, before, statement.values).condition():
-                return Refused(existing and _copied(existing))
+                return Refused(existing and existing.copy())
             after = _Parser(statement.update, before, statement.values).update()
             after.update(pk=pk, sk=sk)
-            self._set(pk, sk, after)
-            return Applied(_copied(after))
+            return Applied(self._set(pk, sk, after).copy())
 
     def query(
         self,
@@ -92,7 +102,7 @@ class MemoryRows:
             chosen = order[bisect_right(order, after) :]
             if backwards:
                 chosen.reverse()
-            found = [_copied(self._rows[pk][sk]) for sk in chosen[:limit]]
+            found = [self._rows[pk][sk].copy() for sk in chosen[:limit]]
         yield from found
 
     def delete(self, pk: str, sk: str) -> None:
@@ -106,13 +116,15 @@ class MemoryRows:
         """Every row of the table, by partition and in the order of their sort keys."""
         with self._lock:
             keys = [(pk, sk) for pk, order in self._order.items() for sk in order]
-            return [_copied(self._rows[pk][sk]) for pk, sk in keys]
+            return [self._rows[pk][sk].copy() for pk, sk in keys]
 
-    def _set(self, pk: str, sk: str, row: Row) -> None:
+    def _set(self, pk: str, sk: str, row: Row) -> _Held:
         partition = self._rows.setdefault(pk, {})
         if sk not in partition:
             insort(self._order.setdefault(pk, []), sk)
-        partition[sk] = row
+        nested = tuple(name for name, value in row.items() if isinstance(value, (list, dict)))
+        held = partition[sk] = _Held(_Held(row, nested).copy(), nested)
+        return held
 
     def _count(self, verb: str) -> None:
         self.requests[verb] = self.requests.get(verb, 0) + 1
@@ -241,16 +253,8 @@ class ManualClock:
         self._now += seconds
 
 
-def _copied(row: Row) -> Row:
-    """A row that its reader may change; ten times as fast as `copy.deepcopy`."""
-    copied = row.copy()
-    for name, value in row.items():
-        if isinstance(value, (list, dict)):
-            copied[name] = _copied_value(value)
-    return copied
-
-
 def _copied_value(value: Value) -> Value:
+    # Ten times as fast as `copy.deepcopy`.
     if isinstance(value, list):
         return [_copied_value(item) for item in value]
     if isinstance(value, dict):

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.anomalies.alert import Alert
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import AlertsSite, check_webhook
+from slurm_worker.backends.errors import UNANSWERED
 from slurm_worker.errors import UserError
 
 _TIMEOUT_S = 5.0
@@ -33,7 +34,7 @@ def deliver(services: Services, alert: Alert, log: Callable[[str], None]) -> Non
     if alerts.sns_topic_arn:
         try:
             _publish(services, alerts.sns_topic_arn, alert)
-        except (BotoCoreError, ClientError) as error:
+        except (*UNANSWERED, ClientError) as error:
             log(f"alert {alert.id} was not sent to SNS: {error}")
     try:
         url = _webhook(alerts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,7 +21,6 @@ import pyarrow.compute as pc
 
 from slurm_worker.errors import UserError
 
-_BUCKETS = 1024
 _DIGEST_BYTES = 16
 _BUFFER_BYTES = 16 * 1024
 
@@ -30,7 +30,7 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="airflow-slurm-keys-")
-        self._buffers = [bytearray() for _ in range(_BUCKETS)]
+        self._buffers: defaultdict[int, bytearray] = defaultdict(bytearray)
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
@@ -58,7 +58,7 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
         """
         suspects: set[bytes] = set()
         repeats = 0
-        for bucket in range(_BUCKETS):
+        for bucket in sorted(self._buffers):
             found, extra = self._duplicates(bucket)
             repeats += extra
             # Those of one bucket are enough for an example; all might not fit into memory.

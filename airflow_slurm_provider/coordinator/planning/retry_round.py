@@ -26,7 +26,8 @@ from airflow_slurm_provider.coordinator.spec.validation import validate
 from airflow_slurm_provider.coordinator.status.dead_workers import failed_nodes, read_job_records
 from airflow_slurm_provider.coordinator.status.failures import read_failures, retried_items
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
-from slurm_worker.errors import ErrorClass, UserError
+from airflow_slurm_provider.units import format_count
+from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.keys import JobId
@@ -90,23 +91,40 @@ class RetryRequest:
 
 @dataclass(slots=True)
 class FailedItems:
-    """The failed items of a job's first rounds; iterating fills the counts by error class."""
+    """The failed items of a job's first rounds; iterating fills the counts by error class.
+
+    Iterating raises a ServiceError if the store does not list all of them yet.
+    """
 
     store: JobStore
     selector: Selector
     drafts: Sequence[int]  #: of the rounds, in order
     table: TaskTable | None = None  #: markers are checked against it; None for no check
+    sizes: Sequence[int] = ()  #: numbers of items of the rounds; none if they are not known
+    #: Failures of done tasks by error class, read from the table before; none if not known
+    totals: Counter[str] = field(default_factory=Counter)
     retried: Counter[str] = field(default_factory=Counter)
     given_up: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(
+        cls, services: Services, job: JobRow, selector: Selector, rounds: Sequence[RoundRow]
+    ) -> FailedItems:
+        """Those of these rounds, which are the first of the job."""
+        drafts, sizes = [row.draft for row in rounds], [row.items for row in rounds]
+        totals = Counter(read_snapshot(services, job.job).done.failed)
+        return cls(services.store(job.job), selector, drafts, services.tasks(job), sizes, totals)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream (key, item) of those to retry, in the order of their tasks."""
         self.retried.clear()
         self.given_up.clear()
         only = self.selector.only
-        with retried_items(self.store, self.drafts) as retried:
+        found: Counter[str] = Counter()
+        with retried_items(self.store, self.drafts, self.sizes) as retried:
             rounds = range(len(self.drafts))
             for failure in read_failures(self.store, retried, rounds, self.table):
+                found[failure.error_class] += failure.done
                 if failure.superseded or (only is not None and failure.key not in only):
                     continue
                 if self.selector.selects(failure.error_class, failure.round_no):
@@ -114,6 +132,16 @@ class FailedItems:
                     yield failure.key, failure.item
                 else:
                     self.given_up[failure.error_class] += 1
+        self._check_listed(found)
+
+    def _check_listed(self, found: Counter[str]) -> None:
+        """Refuse a list that lacks markers: some stores list an object only after a while."""
+        if missing := self.totals - found:
+            raise ServiceError(
+                f"{self.store.paths.done_folder}: the store does not list the markers of "
+                f"{format_count(missing.total(), 'failed item')}",
+                "try again; restore the markers if they were deleted",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +173,7 @@ def plan_retry(
 ) -> RetryPlan:
     """Plan a retry of the failures of these rounds; writes nothing."""
     selector = request.selector(spec)
-    drafts = [row.draft for row in rounds]
-    items = FailedItems(services.store(job.job), selector, drafts, services.tasks(job))
+    items = FailedItems.of(services, job, selector, rounds)
     deque(items, maxlen=0)
     tasks = Counter(row.error_class for row in failed_tasks(services, job.job, selector))
     found = {*items.retried, *tasks}

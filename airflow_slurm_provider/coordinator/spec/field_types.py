@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 
@@ -34,7 +35,14 @@ def resolve(section: BaseModel, target: type[_Resolved], **values: object) -> _R
         for name, key in names.items()
         if name in given or key in given
     }
-    return TypeAdapter(target).validate_python(found)
+    resolved: _Resolved = _adapter(target).validate_python(found)
+    return resolved
+
+
+@cache
+def _adapter(target: type[Any]) -> TypeAdapter[Any]:
+    """Building one takes milliseconds, and a status query needs several."""
+    return TypeAdapter(target)
 
 
 def _from_text(parse: Callable[[str], float]) -> BeforeValidator:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from airflow_slurm_provider.coordinator.spec.field_types import Strict
 from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
+from slurm_worker.backends.checksums import Checksums
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.keys import split_s3_uri
 
@@ -47,6 +48,8 @@ class AwsSite(Strict):
     """The endpoint of STS, likewise."""
     sns_endpoint_url: str | None = None
     """The endpoint of SNS, likewise."""
+    checksums: Checksums | None = None
+    """`when_required`, for a store that does not support the checksums of the AWS SDK."""
     node_role_arn: str | None = None
     """The role whose credentials workers get, limited to their job."""
     node_read: tuple[str, ...] = ()
@@ -58,6 +61,8 @@ class AwsSite(Strict):
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint_url,
             "AWS_ENDPOINT_URL_DYNAMODB": self.dynamodb_endpoint_url,
+            "AWS_REQUEST_CHECKSUM_CALCULATION": self.checksums,
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": self.checksums,
         }
         return {name: value for name, value in found.items() if value}
 

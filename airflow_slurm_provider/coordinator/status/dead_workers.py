@@ -19,6 +19,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.slurm.accounting import JobRecord
+from airflow_slurm_provider.slurm.exit_codes import reason_of
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.units import format_memory
 from slurm_worker.errors import ErrorClass
@@ -42,6 +43,11 @@ class WorkerFailure:
     tasks: tuple[str, ...]  #: tasks that it held
 
     @property
+    def reason(self) -> str:
+        """Why it ended, and what to do, where its exit code says it; otherwise empty."""
+        return reason_of(self.exit_code)
+
+    @property
     def array(self) -> str:
         """The array's id."""
         return self.element.partition("_")[0]
@@ -53,7 +59,8 @@ class WorkerFailure:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; the names are stable."""
-        return {**asdict(self), "error_class": self.error_class.value, "tasks": list(self.tasks)}
+        own = {"error_class": self.error_class.value, "tasks": list(self.tasks)}
+        return {**asdict(self), **own, "reason": self.reason}
 
     def line(self) -> str:
         """One line for a log."""
@@ -65,7 +72,7 @@ class WorkerFailure:
         return (
             f"worker {self.element} (start {self.restart + 1}) on {self.node or 'no node'}: "
             f"{self.error_class.value} ({self.state}, exit {self.exit_code}{ran}{memory})"
-            f"{held}{more}"
+            f"{held}{more}{f'; {self.reason}' if self.reason else ''}"
         )
 
 

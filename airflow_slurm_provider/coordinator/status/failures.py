@@ -22,10 +22,11 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.snapshot import read_snapshot
-from slurm_worker.errors import with_place
+from airflow_slurm_provider.units import format_count
+from slurm_worker.errors import ServiceError, with_place
 from slurm_worker.prefetch import prefetch
 from slurm_worker.protocol.job_store import JobStore, Marker, Part
-from slurm_worker.protocol.keys import JobId, TaskId, parse_task_id
+from slurm_worker.protocol.keys import JobId, TaskId, TaskState, parse_task_id
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.results.parts import KEY_FIELD, lines_of, message_of
 from slurm_worker.results.superseded import RetriedItems
@@ -57,6 +58,7 @@ class Failure:
     at: float  #: when, in seconds since the epoch, by the worker's clock
     node: str  #: where
     item: dict[str, Any]  #: the item itself
+    done: bool  #: the table has its task as done, so that a job's totals count it
 
     @property
     def round_no(self) -> int:
@@ -65,13 +67,28 @@ class Failure:
 
 
 @contextmanager
-def retried_items(store: JobStore, drafts: Sequence[int]) -> Iterator[RetriedItems]:
-    """The items of a job's rounds after the first; `drafts` are those of its rounds, in order."""
+def retried_items(
+    store: JobStore, drafts: Sequence[int], sizes: Sequence[int] = ()
+) -> Iterator[RetriedItems]:
+    """The items of a job's rounds after the first; `drafts` are those of its rounds, in order.
+
+    `sizes` are the rounds' numbers of items; 0 for a round where it is not known.
+
+    Raises:
+        ServiceError: if the store does not list all items of a round.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="airflow-slurm-retried-") as folder,
         closing(RetriedItems(Path(folder) / "retried.sqlite")) as found,
     ):
-        found.read(store, dict(list(enumerate(drafts))[1:]))
+        for number, items in found.read(store, dict(list(enumerate(drafts))[1:])).items():
+            planned = sizes[number] if sizes else 0
+            if planned and items != planned:
+                raise ServiceError(
+                    f"{store.paths.segments(number)}: the store lists {items:,} of the "
+                    f"{format_count(planned, 'item')} of round {number}",
+                    "try again; restore the objects below it if some are missing",
+                )
         yield found
 
 
@@ -91,8 +108,8 @@ def read_failures(
         parts = ((marker, part) for marker in markers for part in marker.parts)
         errors = (pair for pair in parts if pair[1].kind == "errors")
         with closing(prefetch(lambda pair: _read(store, table, *pair), errors)) as read:
-            for (marker, _), data in read:
-                yield from _failures(marker, data, retried)
+            for (marker, _), (data, done) in read:
+                yield from _failures(marker, data, retried, done=done)
 
 
 @dataclass(slots=True)
@@ -138,6 +155,7 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Fa
     """
     snapshot = read_snapshot(services, job_id)
     drafts = [round_row.draft for round_row in snapshot.rounds]
+    sizes = [round_row.items for round_row in snapshot.rounds]
     table = services.tasks(snapshot.job)
     store = services.store(job_id)
     groups: dict[tuple[str, str, str], FailureGroup] = {}
@@ -152,7 +170,7 @@ def explain(services: Services, job_id: JobId, error_class: str = "") -> list[Fa
             found.message = which[2]
         return found
 
-    with retried_items(store, drafts) as retried:
+    with retried_items(store, drafts, sizes) as retried:
         for failure in read_failures(store, retried, range(len(drafts)), table):
             if error_class in ("", failure.error_class):
                 message, place = failure.message, failure.place
@@ -173,10 +191,11 @@ def cured_by_class(services: Services, job_id: JobId) -> Counter[str]:
     """Failures of items that a later round had and that have succeeded, by error class."""
     jobs = services.jobs(job_id)
     table = services.tasks(jobs.get())
-    drafts = [round_row.draft for round_row in jobs.rounds()]
+    rounds = jobs.rounds()
+    drafts = [round_row.draft for round_row in rounds]
     store = services.store(job_id)
     cured: Counter[str] = Counter()
-    with retried_items(store, drafts) as retried:
+    with retried_items(store, drafts, [round_row.items for round_row in rounds]) as retried:
         # The last round first: whether an item failed for good is known before its first failure.
         for failure in read_failures(store, retried, reversed(range(len(drafts))), table):
             if not failure.superseded:
@@ -193,14 +212,20 @@ def normalise(message: str) -> str:
     return message
 
 
-def _read(store: JobStore, table: TaskTable | None, marker: Marker, part: Part) -> bytes:
+def _read(
+    store: JobStore, table: TaskTable | None, marker: Marker, part: Part
+) -> tuple[bytes, bool]:
+    """The lines of a part, and whether its task is done in the table."""
+    row = None if table is None else table.find(marker.task)
     if table is not None:
-        row = table.find(marker.task)
         marker.check(None if row is None else row.where)
-    return lines_of(store.read_part(part), part.key)
+    done = row is None or row.state is TaskState.DONE
+    return lines_of(store.read_part(part), part.key), done
 
 
-def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Failure]:
+def _failures(
+    marker: Marker, data: bytes, retried: RetriedItems, *, done: bool
+) -> Iterator[Failure]:
     round_no, _ = parse_task_id(marker.task)
     for line in data.splitlines():
         record = json.loads(line)
@@ -214,4 +239,5 @@ def _failures(marker: Marker, data: bytes, retried: RetriedItems) -> Iterator[Fa
             record["at"],
             marker.slurm.get("node", ""),
             record["item"],
+            done,
         )

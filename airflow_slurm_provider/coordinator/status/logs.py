@@ -18,7 +18,9 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.arrays import arrays_of
+from airflow_slurm_provider.coordinator.status.dead_workers import read_job_records
 from airflow_slurm_provider.coordinator.status.failures import normalise
+from airflow_slurm_provider.slurm.exit_codes import reason_of
 from slurm_worker.errors import UserError, split_place
 from slurm_worker.printable import printable
 from slurm_worker.protocol.keys import JobId
@@ -34,6 +36,9 @@ _OLD_CHUNKS = 3
 _ELEMENT = re.compile(r"(\d+)(?:_(\d{1,9}))?")
 _HEAD = ("timestamp", "level", "event", "job", "submission", "slurm", "process", "worker")
 _TRACEBACK = "exception"
+#: The event of the lines of `read_ends`, and how many of them have the worker's own words.
+WORKER_ENDED = "worker ended"
+_OUTPUTS_READ = 3
 #: The prefix of a worker's lines for people, on stderr.
 _OWN = "slurm-worker: "
 
@@ -62,6 +67,49 @@ def read_logs(services: Services, job_id: JobId, selection: Selection) -> Iterat
         for line in _lines(services.objects.get(key) or b""):
             if selection.wants(line):
                 yield line
+
+
+def read_ends(services: Services, job_id: JobId, selection: Selection) -> Iterator[dict[str, Any]]:
+    """A line for each worker whose exit code says why it ended; such a worker may ship no log.
+
+    The last words of the first few are added. Requests: a ``sacct``, and a command for each of
+    these.
+
+    Raises:
+        ServiceError: if the accounting or the cluster can't be reached.
+    """
+    records = (record for record in read_job_records(services, job_id) if record.exit_code)
+    asked: set[tuple[str, int]] = set()
+    for record in records:
+        worker, reason = record.worker.rstrip("-"), reason_of(record.exit_code)
+        wanted = not selection.worker or _is_of(worker, selection.worker)
+        if not reason or not wanted:
+            continue
+        line = {
+            "level": "error",
+            "event": WORKER_ENDED,
+            "job": job_id,
+            "slurm": {"node": record.node},
+            "worker": worker,
+            "exit_code": record.exit_code,
+            "reason": reason,
+        }
+        element = (record.array, record.element)
+        if element not in asked and len(asked) < _OUTPUTS_READ:
+            asked.add(element)
+            line["error"] = _own_words(read_output(services, job_id, "{}_{}".format(*element)))
+        yield line
+
+
+def _own_words(output: str) -> str:
+    """A worker's last complaint in its output: a line for people, or the error of a log line."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(_OWN):
+            return line.removeprefix(_OWN)
+        logged = _parsed(line)
+        if logged.get("level") in _SEVERE and logged.get("error"):
+            return str(logged["error"])
+    return ""
 
 
 def read_script(services: Services, job_id: JobId) -> str:

@@ -16,6 +16,7 @@ from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of
 from airflow_slurm_provider.coordinator.status.snapshot import Snapshot, read_snapshot
 from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayState, named
+from airflow_slurm_provider.slurm.exit_codes import reasons_of
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow, SubmissionRow
@@ -145,6 +146,8 @@ def read_status(services: Services, job_id: JobId) -> JobStatus:
         problem += f"{canceller} cancelled the workers; to continue: slurmctl resume {job_id}"
     else:
         # A worker that died at its start has no log lines, but Slurm has its output.
+        ends = reasons_of(element.exit_code for element in array.elements.values())
+        problem += f"{ends}; " if ends else ""
         output = f"slurmctl logs {job_id} --worker {arrays[-1].slurm_job_id}_0 --output"
         problem += f"to see why: slurmctl logs {job_id} --errors, or {output}; "
         problem += "to continue: submit the job again"

@@ -20,8 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.site import Site
-from slurm_worker.backends.errors import unanswered
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.backends.errors import UNANSWERED, refused, unanswered
+from slurm_worker.errors import NoCredentials, ServiceError, UserError, WrongClock
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import JobId, split_s3_uri
 from slurm_worker.protocol.paths import JobPaths
@@ -145,6 +145,9 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
             DurationSeconds=LIFETIME_S,
         )["Credentials"]
     except ClientError as error:
+        found = refused("STS", error, "aws.sts_endpoint_url")
+        if isinstance(found, (NoCredentials, WrongClock)):
+            raise found from error
         code = error.response["Error"]["Code"]
         if code in _TEMPORARY:
             raise ServiceError(f"STS: {code}", "try again") from error
@@ -153,7 +156,7 @@ def _mint(services: Services, job_id: JobId, role: str) -> bytes:
             f"{error.response['Error'].get('Message', '')})",
             "correct it, or its trust policy",
         ) from error
-    except BotoCoreError as error:
+    except UNANSWERED as error:
         raise unanswered("STS", error, "aws.sts_endpoint_url and the network") from error
     own = {name: minted[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")}
     expiration = minted["Expiration"].isoformat()

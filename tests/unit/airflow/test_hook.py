@@ -38,3 +38,12 @@ def test_tasks_that_wait_for_the_same_job_or_cluster_share_their_queries() -> No
     SlurmHook.reopen()
     assert shared("eu").progress is first.progress, "also where services were opened again"
     assert shared("us").poller is first.poller
+
+
+def test_the_connections_extra_field_for_checksums_is_the_sites(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extra = {"table": "t", "prefix": "s3://lab/lab", "transport": "local"}
+    conn = {"conn_type": "slurm", "extra": {**extra, "checksums": "when_required"}}
+    monkeypatch.setenv("AIRFLOW_CONN_HPC", json.dumps(conn))
+    assert SlurmHook("hpc", "eu").site().aws.checksums == "when_required"

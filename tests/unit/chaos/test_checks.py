@@ -47,6 +47,14 @@ def test_a_row_that_hides_something_is_told_of(change: Row) -> None:
     assert unexplained({**SOUND, **change}) != []
 
 
+def test_a_task_that_a_retry_put_back_has_an_entry_beside_those_of_its_attempts() -> None:
+    failed = HistoryEntry(1, TaskEvent.FAILED, "w1", error_class="node_failure", attempt=1).to_row()
+    reopened = HistoryEntry(2, TaskEvent.REOPENED, round_no=1).to_row()
+    row: Row = {**SOUND, "attempt": 2, "winner": 2, "lost": 0, "history": [failed, reopened]}
+    assert unexplained(row) == []
+    assert unexplained({**row, "attempt": 3}) != []
+
+
 def test_a_full_history_may_leave_the_last_attempts_out() -> None:
     full: Row = {"history": [STOLEN] * HISTORY_LIMIT, "lost": 9, "attempt": 10}
     assert unexplained({**SOUND, **full}) == []

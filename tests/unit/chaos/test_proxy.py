@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.chaos import proxy
-from tests.chaos.proxy import Fault, Faults, Upstream, listening_proxy
+from tests.chaos.faults import proxy
+from tests.chaos.faults.proxy import Fault, Faults, Upstream, listening_proxy
 
 
 @dataclass

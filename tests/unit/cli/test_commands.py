@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from airflow_slurm_provider.cli.rendering.fields import failure_fields
 from airflow_slurm_provider.cli.wait_loop import TOLERATED_FAILURES
 from airflow_slurm_provider.coordinator.status.failures import FailureGroup
 from airflow_slurm_provider.slurm.accounting import JobRecord
+from airflow_slurm_provider.slurm.array_state import ArrayState, Element
 from airflow_slurm_provider.slurm.states import ElementState
 from tests.unit.cli.conftest import ITEMS, Cli, Handler
 
@@ -87,6 +89,49 @@ def test_status_reports_which_workers_died_and_why(cli: Cli) -> None:
     assert "worker 101_1 (start 1) on n7: out_of_memory" in ended.out
     (lost,) = cli("status", "job-1", "--json").json["lost_workers"]
     assert (lost["error_class"], lost["node"], lost["max_rss"]) == ("out_of_memory", "n7", 2**29)
+
+
+EXPIRED = JobRecord("101", 1, 0, ElementState.FAILED, "77:0", "n7", 65)
+
+
+def test_a_worker_whose_credentials_had_expired_is_named_in_status_with_what_to_do(
+    cli: Cli,
+) -> None:
+    cli.submit()
+    cli.slurm.ended = [EXPIRED]
+    elements = {0: Element(ElementState.COMPLETED, "0:0"), 1: Element(ElementState.FAILED, "77:0")}
+    cli.slurm.arrays["101"] = ArrayState("101", elements)
+    ended = cli("status", "job-1")
+    assert "1 worker ended because AWS credentials on the node" in ended.fields["problem"]
+    assert ended.fields["workers lost"] == "1 (node_failure 1)"
+    assert "renew them and submit the job again" in ended.out
+    (lost,) = cli("status", "job-1", "--json").json["lost_workers"]
+    assert lost["reason"].startswith("AWS credentials on the node were missing or had expired; ")
+
+
+def test_the_log_of_errors_names_workers_that_could_ship_none(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "slurm-worker: s3://lab/x: the AWS credentials have expired (ExpiredToken); renew them"
+    monkeypatch.setattr(type(cli.slurm), "output", lambda *_: f"starting\n{words}\n")
+    cli.submit()
+    clock = replace(EXPIRED, element=0, exit_code="78:0")
+    cli.slurm.ended = [EXPIRED, clock, replace(EXPIRED, exit_code="75:0")]
+    first, second = cli("logs", "job-1", "--errors").out.splitlines()
+    assert first.split()[0] == "ERROR"
+    assert "101_1-r0 worker ended" in first
+    assert "the AWS credentials have expired (ExpiredToken); renew them" in first
+    assert "the node's clock was wrong" in second
+    assert "101_1-r0" in cli("logs", "job-1", "--errors", "--worker", "101_1").out
+    assert "101_0-r0" not in cli("logs", "job-1", "--errors", "--worker", "101_1").out
+    assert cli("logs", "job-1").out == ""
+    logged = json.dumps({"level": "warning", "event": "a service failed", "error": "it expired"})
+    monkeypatch.setattr(type(cli.slurm), "output", lambda *_: f"{logged}\nexit\n")
+    assert 'error="it expired"' in cli("logs", "job-1", "--errors").out
+    cli.slurm.away = 1
+    away = cli("logs", "job-1", "--errors")
+    assert (away.code, away.out) == (ExitCode.OK, "")
+    assert "how the workers ended is not known" in away.err
 
 
 def test_wait_until_all_tasks_have_ended(cli: Cli) -> None:

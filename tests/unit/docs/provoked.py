@@ -32,6 +32,14 @@ from slurm_worker.execution.calls import ItemTimeout
 from slurm_worker.execution.handler import load
 from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.results.parts import to_lines
+from tests.unit.answers import (
+    Answer,
+    dynamo_refusal,
+    page_of_a_proxy,
+    s3_refusal,
+    serving,
+    session,
+)
 from tests.unit.cli.conftest import Cli, write_config
 from tests.unit.coordinator import fakes
 from tests.unit.coordinator.maintenance.test_repair import lose_everything
@@ -241,6 +249,28 @@ def role_refused(_bench: Bench) -> str:
     return told("slurmctl", lambda: put_credentials(edges, JOB))
 
 
+def table_answers(answer: Answer) -> Provoke:
+    """Read a row of a table that answers so."""
+
+    def provoke(_bench: Bench) -> str:
+        with serving(lambda _: answer) as server:
+            rows = DynamoRows(dynamo_client(session(), server.url), "backfills", AwsClock())
+            return told("slurmctl", lambda: rows.get("pk", "sk"))
+
+    return provoke
+
+
+def store_answers(answer: Answer) -> Provoke:
+    """Write an object to a store that answers so."""
+
+    def provoke(_bench: Bench) -> str:
+        with serving(lambda _: answer) as server:
+            objects = S3Objects(s3_client(session(), server.url), "lab")
+            return told("slurmctl", lambda: objects.put("key", b"x"))
+
+    return provoke
+
+
 def _session(bench: Bench) -> boto3.Session:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         bench.patch.setenv(name, "testing")
@@ -353,6 +383,26 @@ PROVOKED: dict[str, Provoke] = {
     "Partial credentials found": half_a_key,
     "The config profile": no_such_profile,
     "can't be assumed": role_refused,
+    "the AWS credentials have expired": table_answers(
+        dynamo_refusal(400, "ExpiredTokenException", "The security token is expired")
+    ),
+    "behind the service's": table_answers(
+        dynamo_refusal(
+            400,
+            "InvalidSignatureException",
+            "Signature expired: 20261130T100000Z is now earlier than 20261130T110000Z",
+            {"Date": "Wed, 01 Jan 2150 00:00:00 GMT"},
+        )
+    ),
+    "is in region eu-west-1": store_answers(
+        s3_refusal(301, "PermanentRedirect", headers={"x-amz-bucket-region": "eu-west-1"})
+    ),
+    "it redirects to": store_answers(
+        page_of_a_proxy(301, "Moved", {"Location": "https://s3.lab.example/"})
+    ),
+    "refuses the SDK's checksums": store_answers(
+        s3_refusal(400, "InvalidArgument", "Unsupported header 'x-amz-checksum-crc32'")
+    ),
     "there is no job": commands("status job-1"),
     "is left (2 FAILED)": all_workers_died,
     "the job is stopped": stopped,

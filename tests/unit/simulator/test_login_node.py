@@ -16,9 +16,10 @@ from airflow_slurm_provider.slurm.client import (
 )
 from slurm_worker.errors import ServiceError
 from tests.simulator.cluster import ClusterRules, Controller
-from tests.simulator.faults import FaultRates, Network, Seen
+from tests.simulator.faults import FaultRates, Network
 from tests.simulator.login_node import LoginNode, SimTransport, SlurmFaults
 from tests.simulator.schedule import Host, Schedule
+from tests.simulator.seen import Seen
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
 
 NAME, FOLDER = "job.000-1.a1b2", "job"

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from slurm_worker.protocol.job_config import LimitConfig
-from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import TaskId
 from slurm_worker.protocol.paths import JobPaths
-from slurm_worker.protocol.ports import ObjectStore, Rows
-from slurm_worker.protocol.task_table import TaskTable
-from slurm_worker.protocol.tasks import Lease, TaskRow
+from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.rate_limits.limiter import RateLimiter, Token
-from slurm_worker.rate_limits.quota import NO_QUOTA
-from slurm_worker.rate_limits.slices import SliceSize, slice_of
 from tests.simulator.faults import SimObjects
 from tests.simulator.limits import LimitSimulation, Make
 from tests.simulator.run import Mutation, Simulation, Violation
@@ -71,40 +63,7 @@ def never_late(limit: LimitConfig) -> LimitConfig:
     return replace(limit, send_window_s=1e9)
 
 
-_ROUNDS = itertools.count(1)
-
-
-def reopens_late(
-    jobs: JobTable,
-    table: TaskTable,
-    round_no: int,
-    failed: Callable[[], Iterable[TaskRow]],
-) -> int:
-    """Each call puts back what has failed, in a round that may be open."""
-    back = sum(table.reopen(row, next(_ROUNDS)) for row in failed())
-    jobs.open(round_no + 1)
-    return back
-
-
-class NeverDisowns(TaskTable):
-    """A worker that leaves its leases to run out when a service fails."""
-
-    def give_back(self, lease: Lease, checkpoint: str = "") -> None:
-        """Say nothing."""
-
-    def excuse_loss(self, lease: Lease) -> None:
-        """Say nothing."""
-
-
 MUTATIONS = {
-    "rows that come back where nobody looks": (
-        Mutation(open_round=reopens_late, generation=False),
-        "nobody finds what is left",
-    ),
-    "leases left to run out while a service is away": (
-        Mutation(table=NeverDisowns),
-        "although no worker died",
-    ),
     "unconditional marker": (
         Mutation(objects=overwrites),
         "different contents|not what was committed|different winners|once too often",
@@ -132,23 +91,6 @@ def violation(seed: int, mutation: Mutation) -> str:
     return ""
 
 
-class ChargesWhatPasses(RateLimiter):
-    """Charges the quota for each slot, used or not, in slices of one size."""
-
-    def __init__(self, rows: Rows, config: LimitConfig, workers: int, *args: Any) -> None:
-        super().__init__(rows, config, workers, *args)
-        self._share = config.quota_per_day or NO_QUOTA
-        self._size = SliceSize(*[slice_of(config.rate, workers)] * 2)
-
-    def _take(self, first: int, tokens: int, step: float, charge: int) -> None:
-        self._allotment.empty()
-        super()._take(first, tokens, step, charge)
-
-    def _wanted(self, due: float) -> int:
-        self._allotment.empty()
-        return super()._wanted(due)
-
-
 class SendsLate(RateLimiter):
     """Uses tokens whenever they come."""
 
@@ -169,19 +111,9 @@ class GivesBackAgain(RateLimiter):
             super().close()
 
 
-class GivesNoBurst(RateLimiter):
-    """Begins its schedule now, however long nobody has called."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._burst_s = 0.0
-
-
 BROKEN_LIMITERS: dict[str, tuple[Make, str]] = {
-    "unused slots are charged": (ChargesWhatPasses, "with a quota of|charged, at most"),
     "tokens are used late": (SendsLate, "calls within|with a quota of"),
     "quota is given back again": (GivesBackAgain, "with a quota of|are counted"),
-    "no burst is given": (GivesNoBurst, "at once after an idle time"),
 }
 
 

@@ -1,7 +1,8 @@
 """Slurm's commands as small shell programs over text files, with every way to fail.
 
 `mode` says what sbatch does next; `jobs` is the queue, `ended` the accounting, a line
-``<id> <name>`` per array; `calls` has a line per call of sbatch. scancel does nothing while
+``<id> <name>`` per array; `put-back` has those that are completing, and wait next; `calls` has a
+line per call of sbatch. scancel does nothing while
 there is a file `deaf`, and exits with 0, as the real one does for many reasons.
 """
 
@@ -53,9 +54,11 @@ if [ -e "$FAKE/squeue-down" ]; then
   echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1
 fi
 for each; do case $each in --name=*) names=${each#--name=} ;; %F*) fields=$each ;; esac; done
+shown=$FAKE/jobs
+case "$*" in *COMPLETING*|*"-t all"*) shown="$shown $FAKE/put-back" ;; esac
 awk -v n=",$names," -v f="$fields" 'index(n, "," $2 ",") {
   print f == "%F" ? $1 : $1 "|" $2
-}' "$FAKE/jobs"
+}' $shown
 """
 _SACCT = r"""#!/bin/sh
 if [ -e "$FAKE/no-accounting" ]; then
@@ -72,10 +75,12 @@ awk -v n=",$names," -v f="$fields" 'index(n, "," $2 ",") {
 _SCANCEL = r"""#!/bin/sh
 if [ -e "$FAKE/deaf" ]; then exit 0; fi
 for each; do case $each in --name=*) name=${each#--name=} ;; -*) ;; *) id=$each ;; esac; done
-awk -v n="$name" -v i="$id" '(n == "" || $2 == n) && (i == "" || $1 == i) {
-  print $1 >> (ENVIRON["FAKE"] "/cancelled"); next
-} { print }' "$FAKE/jobs" > "$FAKE/jobs.$$"
-mv "$FAKE/jobs.$$" "$FAKE/jobs"
+for list in jobs put-back; do
+  awk -v n="$name" -v i="$id" '(n == "" || $2 == n) && (i == "" || $1 == i) {
+    print $1 >> (ENVIRON["FAKE"] "/cancelled"); next
+  } { print }' "$FAKE/$list" > "$FAKE/$list.$$"
+  mv "$FAKE/$list.$$" "$FAKE/$list"
+done
 """
 #: sbatch's parent is the submitting shell, as where there is no timeout program.
 _TIMEOUT = '#!/bin/sh\nwhile [ "$1" != sbatch ]; do shift; done\nexec "$@"\n'
@@ -98,7 +103,7 @@ class FakeSlurm:
             path = folder / "bin" / name
             path.write_text(text)
             path.chmod(0o755)
-        for name in ("calls", "jobs", "ended", "cancelled"):
+        for name in ("calls", "jobs", "put-back", "ended", "cancelled"):
             (folder / name).touch()
         (folder / "last").write_text("100")
         self.mode("ok")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +52,17 @@ def test_a_connection_that_breaks_within_a_command_is_an_error_and_replaced(
     with pytest.raises(ServiceError, match=r"the SSH connection to 127.0.0.1 broke .*try again"):
         ssh.run("sleep 2; echo never")
     assert ssh.run("echo again").stdout == "again\n"
+
+
+def test_the_ssh_library_adds_no_line_to_our_errors() -> None:
+    program = (
+        "import logging, airflow_slurm_provider.slurm.ssh; "
+        "logging.getLogger('paramiko.transport').error('Socket exception: reset by peer')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ended.stderr == ""
 
 
 def test_a_timeout_does_not_break_other_commands_on_the_connection(

@@ -468,6 +468,15 @@ def test_cancelling_never_hits_another_job_with_the_same_number(
     assert slurm.lines("jobs") == ["101 somebody.elses"]
 
 
+def test_an_element_that_would_run_again_is_cancelled_too(
+    client: SlurmClient, slurm: FakeSlurm
+) -> None:
+    """It was preempted just now: it is completing, and waits next."""
+    (slurm.folder / "put-back").write_text(f"101 {NAME}\n")
+    client.cancel([ArrayKey("101", NAME)])
+    assert slurm.lines("put-back") == []
+
+
 def test_a_cancel_that_slurm_did_not_carry_out_is_reported(
     client: SlurmClient, slurm: FakeSlurm, time: Time
 ) -> None:

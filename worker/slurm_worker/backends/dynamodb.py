@@ -17,10 +17,16 @@ from typing import TYPE_CHECKING, Any, cast
 import boto3
 from boto3.dynamodb.types import TypeSerializer
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from slurm_worker.backends.clock import AwsClock, boot_time
-from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
+from slurm_worker.backends.errors import (
+    UNANSWERED,
+    code_of,
+    refused,
+    settings_explained,
+    unanswered,
+)
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement, Value
 
@@ -35,6 +41,7 @@ CLIENT_CONFIG = Config(
     max_pool_connections=32,
 )
 
+_ENDPOINT = "aws.dynamodb_endpoint_url"
 _NAMES = re.compile(r"#(\w+)")
 _serialize = TypeSerializer().serialize
 #: The reply's key of the items that are taken out before the SDK reads them.
@@ -160,12 +167,12 @@ class DynamoRows:
                     f"storage.table: there is no DynamoDB table {self._table!r}",
                     "create it with slurmctl bootstrap, or correct the name",
                 ) from error
-            raise refused(f"DynamoDB table {self._table!r}", error) from error
-        except BotoCoreError as error:
+            raise refused(f"DynamoDB table {self._table!r}", error, _ENDPOINT) from error
+        except UNANSWERED as error:
             raise unanswered(
                 f"DynamoDB table {self._table!r}",
                 error,
-                "aws.dynamodb_endpoint_url, the region and the network",
+                f"{_ENDPOINT}, the region and the network",
             ) from error
 
 

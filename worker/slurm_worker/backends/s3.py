@@ -5,18 +5,41 @@ Each call is one request, unless it says otherwise. Only this module translates 
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import random
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError, FlexibleChecksumError
 
-from slurm_worker.backends.errors import code_of, refused, settings_explained, unanswered
-from slurm_worker.errors import Missing, ServiceError, UserError
+from slurm_worker.backends.checksums import CHECKSUMS_FIX, Checksums
+from slurm_worker.backends.errors import (
+    UNANSWERED,
+    code_of,
+    headers_of,
+    is_redirect,
+    refused,
+    settings_explained,
+    status_of,
+    text_of,
+    unanswered,
+    words_of,
+)
+from slurm_worker.errors import (
+    Missing,
+    NoCredentials,
+    ServiceError,
+    UserError,
+    WrongClock,
+    WrongSetting,
+)
 from slurm_worker.protocol.ports import ObjectInfo, StoredObject
 
 if TYPE_CHECKING:
@@ -30,11 +53,29 @@ CLIENT_CONFIG = Config(
 )
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _EXISTS = {"PreconditionFailed", "412"}
-#: The store does not know ``If-Match``.
+#: The store does not know ``If-Match`` or ``If-None-Match``.
 _UNKNOWN = {"NotImplemented", "501"}
-#: Two conditional writes collided; another try gets a 412 or succeeds.
-_CONFLICT = {"ConditionalRequestConflict", "409"}
+#: Two requests collided, and the store has carried out neither or the other one. Another try of a
+#: conditional write gets a 412 or succeeds.
+_CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "Conflict", "409"}
 _CONFLICT_TRIES = 5
+_CONFLICT_WAIT_S = 0.1
+#: A refusal of HEAD has no text that says why.
+_WORDLESS = {"400", "403"}
+_FORBIDDEN = 403
+#: As stores word that they don't know the checksums of today's SDKs: in a header, or behind the
+#: bytes in a trailer, for which the request has no Content-Length.
+_OF_CHECKSUMS = re.compile(
+    r"checksum|x-amz-trailer|STREAMING-|aws-chunked|content-?sha-?256|content-md5|"
+    r"transfer-encoding|MissingContentLength",
+    re.IGNORECASE,
+)
+_DAMAGED = "BadDigest"
+_REGION = re.compile(r"[a-z0-9-]+")
+#: Refusals of a request that was signed for another region than the bucket's.
+_OTHER_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+_ENDPOINT = "aws.s3_endpoint_url"
+_ENDPOINT_TOO = f", and name an endpoint of this region in {_ENDPOINT}"
 #: Objects that one request may delete.
 _MOST_DELETED = 1000
 
@@ -61,12 +102,22 @@ class S3Objects:
             except ClientError as error:
                 if code_of(error) in _MISSING:
                     raise self._no_bucket() from error
-                if code_of(error) == "403":
-                    raise UserError(
-                        f"storage.prefix: no access to bucket {self.bucket!r}",
-                        "check the name and the credentials",
-                    ) from error
+                if code_of(error) not in _WORDLESS:
+                    raise
+                self._ask_why()
+
+    def _ask_why(self) -> None:
+        """Make a request that is refused with a reason, because the reply to HEAD has none."""
+        try:
+            self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+        except ClientError as error:
+            named = isinstance(refused("", error), (NoCredentials, WrongClock))
+            if named or status_of(error) != _FORBIDDEN:
                 raise
+            raise UserError(
+                f"storage.prefix: no access to bucket {self.bucket!r} ({words_of(error)})",
+                "check the name and the credentials",
+            ) from error
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
         """See `ports.ObjectStore.get`."""
@@ -139,7 +190,13 @@ class S3Objects:
     def size(self, key: str) -> int | None:
         """See `ports.ObjectStore.size`."""
         with suppress(Missing), self._errors(key):
-            return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            try:
+                return self.client.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+            except ClientError as error:
+                if code_of(error) in _WORDLESS:
+                    # This request is refused with a text.
+                    self.client.get_object(Bucket=self.bucket, Key=key, Range="bytes=0-0")
+                raise
         return None
 
     def upload(self, key: str, path: str) -> None:
@@ -158,25 +215,49 @@ class S3Objects:
             self.client.copy({"Bucket": self.bucket, "Key": source}, self.bucket, key)
 
     def _put_where(self, key: str, body: bytes, condition: _Condition, refusals: set[str]) -> bool:
-        for attempt in range(_CONFLICT_TRIES):
-            with self._errors(key):
-                try:
-                    self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
-                    return True
-                except ClientError as error:
-                    if code_of(error) in refusals:
-                        return False
-                    if code_of(error) in _UNKNOWN and "IfMatch" in condition:
-                        self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
-                        return True
-                    if code_of(error) not in _CONFLICT or attempt + 1 == _CONFLICT_TRIES:
-                        raise
-        raise AssertionError("unreachable: the last try returns or raises")
+        with self._errors(key):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
+            except ClientError as error:
+                if code_of(error) in refusals:
+                    return False
+                if code_of(error) not in _UNKNOWN or self._refuses_checksums(error):
+                    raise
+                # As in a store that ignores conditions: callers detect it, and use the table.
+                self.client.put_object(Bucket=self.bucket, Key=key, Body=body)
+        return True
 
     def _no_bucket(self) -> UserError:
         return UserError(
             f"storage.prefix: there is no bucket {self.bucket!r}", "create it or correct the name"
         )
+
+    def _elsewhere(self, error: ClientError) -> WrongSetting:
+        """The error for a bucket that the endpoint does not serve."""
+        endpoint, region = self.client.meta.endpoint_url, self.client.meta.region_name
+        if place := _region_in(error):
+            also = "" if is_aws(self.client) else _ENDPOINT_TOO
+            return WrongSetting(
+                f"storage.prefix: bucket {self.bucket!r} is in region {place}, and {endpoint} with "
+                f"region {region} does not serve it",
+                f"set aws.region: {place} in the site file{also}",
+            )
+        named = error.response.get("Error", {}).get("Endpoint")
+        to = headers_of(error).get("location") or named or "another address"
+        return WrongSetting(
+            f"storage.prefix: {endpoint} with region {region} does not serve bucket "
+            f"{self.bucket!r}: it redirects to {to}",
+            f"set aws.region to the bucket's region, and correct {_ENDPOINT}",
+        )
+
+    def _refuses_checksums(self, error: ClientError) -> bool:
+        """Whether the store can't do with the checksums that this client sends.
+
+        A digest that differs is another matter: the bytes were damaged on their way.
+        """
+        if is_aws(self.client) or not _sends_checksums(self.client) or code_of(error) == _DAMAGED:
+            return False
+        return _OF_CHECKSUMS.search(f"{code_of(error)} {text_of(error)}") is not None
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -188,29 +269,100 @@ class S3Objects:
                 raise self._no_bucket() from error
             if code_of(error) in _MISSING:
                 raise Missing(f"{where}: there is no such object") from error
-            raise refused(where, error) from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise unanswered(
-                where, error, "aws.s3_endpoint_url, the region and the network"
+            if is_redirect(error) or _region_in(error):
+                raise self._elsewhere(error) from error
+            if self._refuses_checksums(error):
+                found = f"{where}: the store refuses the SDK's checksums ({error})"
+                raise WrongSetting(found, CHECKSUMS_FIX) from error
+            raise refused(where, error, _ENDPOINT) from error
+        except FlexibleChecksumError as error:
+            raise ServiceError(
+                f"{where}: the bytes do not have the checksum that came with them ({error})",
+                f"try again; if this is so for each object, {CHECKSUMS_FIX}",
             ) from error
+        except (*UNANSWERED, Boto3Error) as error:
+            raise unanswered(where, error, f"{_ENDPOINT}, the region and the network") from error
 
 
-def s3_client(session: boto3.Session | None = None, endpoint_url: str | None = None) -> S3Client:
+def s3_client(
+    session: boto3.Session | None = None,
+    endpoint_url: str | None = None,
+    checksums: Checksums | None = None,
+) -> S3Client:
     """A client with short timeouts; path-style addresses where the endpoint is not AWS's.
+
+    Without `checksums`, the SDK's variables and profile decide.
 
     Raises:
         UserError: if the SDK's settings are wrong.
     """
+    config = CLIENT_CONFIG
+    if checksums is not None:
+        config = config.merge(
+            Config(request_checksum_calculation=checksums, response_checksum_validation=checksums)
+        )
     with settings_explained():
         chosen = session or boto3.Session()
-        client: S3Client = chosen.client("s3", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+        client: S3Client = chosen.client("s3", endpoint_url=endpoint_url, config=config)
         if not is_aws(client):
             # Other stores seldom support bucket names in the host name.
-            config = CLIENT_CONFIG.merge(Config(s3={"addressing_style": "path"}))
+            config = config.merge(Config(s3={"addressing_style": "path"}))
             client = chosen.client("s3", endpoint_url=endpoint_url, config=config)
+    events: Any = client.meta.events
+    events.register_first("needs-retry.s3", _stop_redirects)
+    events.register("needs-retry.s3", _wait_after_conflict)
+    if not _sends_checksums(client):
+        events.register("before-call.s3", _digest_instead)
     return client
 
 
 def is_aws(client: S3Client) -> bool:
     """Whether a client's store is AWS, not another store with the S3 API."""
     return "amazonaws.com" in client.meta.endpoint_url
+
+
+def _sends_checksums(client: S3Client) -> bool:
+    """Whether a client sends checksums that S3 does not require."""
+    config: Any = client.meta.config
+    return bool(config.request_checksum_calculation != "when_required")
+
+
+def _digest_instead(params: dict[str, Any], context: dict[str, Any], **_: object) -> None:
+    """Send a Content-MD5 where S3 requires a checksum: stores know it that know no other."""
+    if context.get("checksum", {}).pop("request_algorithm", None) and params["body"]:
+        digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+        params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()
+
+
+def _stop_redirects(
+    response: tuple[Any, dict[str, Any]] | None, operation: Any, **_: object
+) -> None:
+    """Refuse a redirect that names no region.
+
+    The SDK would look for the region with a HEAD of the bucket, which is redirected again, forever.
+
+    Raises:
+        ClientError: the answer itself.
+    """
+    if response is not None:
+        error = ClientError(response[1], operation.name)  # type: ignore[arg-type]  # as the SDK does
+        if is_redirect(error) and not _region_in(error):
+            raise error
+
+
+def _wait_after_conflict(
+    response: tuple[Any, dict[str, Any]] | None, attempts: int, **_: object
+) -> float | None:
+    """Seconds until a request that collided with another one is repeated; None if it is not."""
+    code = "" if response is None else str(response[1].get("Error", {}).get("Code", ""))
+    if code not in _CONFLICT or attempts >= _CONFLICT_TRIES:
+        return None
+    return random.uniform(0, _CONFLICT_WAIT_S * 2**attempts)
+
+
+def _region_in(error: ClientError) -> str:
+    """The region in which a refusal says that the bucket is; empty if it says none."""
+    if not is_redirect(error) and code_of(error) not in _OTHER_REGION:
+        return ""
+    found = headers_of(error).get("x-amz-bucket-region") or error.response["Error"].get("Region")
+    return found if isinstance(found, str) and _REGION.fullmatch(found) else ""

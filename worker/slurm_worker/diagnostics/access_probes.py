@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
-from slurm_worker.errors import AccessDenied, ServiceError, UserError, describe, problem_and_fix
+from slurm_worker.backends.checksums import CHECKSUMS_FIX
+from slurm_worker.errors import (
+    AccessDenied,
+    ServiceError,
+    UserError,
+    WrongSetting,
+    describe,
+    problem_and_fix,
+)
 from slurm_worker.protocol.keys import JobId, job_pk
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
@@ -23,6 +31,7 @@ from slurm_worker.protocol.statements import jobs as job_statements
 #: The job of the probes' row and object; no real job has this id.
 PROBE_JOB = JobId("doctor.probe")
 _LONGEST_ERROR = 300
+_WRITTEN = b"tried"
 #: Requests for the time, where the server is slow.
 _TRIES = 3
 
@@ -58,20 +67,21 @@ def probe_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[AccessP
     return _run(
         # First, as some stores create a bucket of any name that is written to.
         ("s3:ListBucket", lambda: list(objects.list(key))),
-        ("s3:PutObject", lambda: objects.put(key, b"tried")),
-        ("s3:GetObject", lambda: objects.get(key)),
+        ("s3:PutObject", lambda: objects.put(key, _WRITTEN)),
+        ("s3:GetObject", lambda: _read_back(objects, key)),
         ("s3:DeleteObject", lambda: objects.delete(key)),
     )
 
 
-def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
+def clock_ahead(url: str, timeout_s: float = 10.0) -> float | None:
     """Seconds by which this machine's clock is certainly ahead of a server's; negative if behind.
 
     A server gives its time in whole seconds, so 0 means no more than that the clocks may
-    agree. The request is not signed: a clock that is far off has signed requests refused.
+    agree. None if the server gives no time, as some other than AWS's. The request is not signed: a
+    clock that is far off has signed requests refused.
 
     Raises:
-        ServiceError: if the server does not answer, or gives no time.
+        ServiceError: if the server does not answer.
     """
     try:
         sent, headers, received = _headers_of(url, timeout_s)
@@ -82,11 +92,23 @@ def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
         ) from error
     try:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
-    except (TypeError, ValueError) as error:
-        raise ServiceError(f"the reply of {url} has no date", "check the endpoint") from error
+    except (TypeError, ValueError):
+        return None
     # It answered at some time within that second, and between our two: clocks may agree.
     least, most = sent - (second + 1), received - second
     return round(max(least, 0.0) + min(most, 0.0), 1)
+
+
+def _read_back(objects: ObjectStore, key: str) -> None:
+    """Read the object; some stores keep the SDK's checksum as a part of its bytes.
+
+    Raises:
+        WrongSetting: if it has other bytes than were written; it is deleted then.
+    """
+    found = objects.get(key)
+    if found not in (None, _WRITTEN):
+        objects.delete(key)
+        raise WrongSetting(f"{_WRITTEN!r} was written, and {found[:80]!r} was read", CHECKSUMS_FIX)
 
 
 def _headers_of(url: str, timeout_s: float) -> tuple[float, Message, float]:

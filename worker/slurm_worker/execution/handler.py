@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from slurm_worker.decorators import BATCH_MARK
-from slurm_worker.errors import UserError, describe
+from slurm_worker.errors import ServiceError, UserError, describe
 from slurm_worker.execution import signatures
 from slurm_worker.execution.context import Context, HandlerResources
 from slurm_worker.execution.signatures import NotCallable, check_kind, is_coroutine
@@ -65,6 +65,7 @@ def load(config: HandlerConfig, objects: ObjectStore, paths: JobPaths, scratch: 
     Raises:
         UserError: if the code is missing or damaged, its requirements can't be installed, or the
             module or the function is not there or can't be called.
+        ServiceError: if the node's scratch can't hold the code.
     """
     folder = None
     if config.code_sha256:
@@ -161,9 +162,13 @@ def _unpack(digest: str, objects: ObjectStore, paths: JobPaths, scratch: Path) -
             "submit the job again to upload it"
         )
     partial = folder.with_suffix(".partial")
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        archive.extractall(partial)
-    partial.rename(folder)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            archive.extractall(partial)
+        partial.rename(folder)
+    except OSError as error:
+        message = f"scratch {scratch}: {error}; name another folder with TMPDIR or --scratch"
+        raise ServiceError(message) from error
     return folder
 
 

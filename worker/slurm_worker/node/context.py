@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slurm_worker.backends.request_counter import RequestCounts
-from slurm_worker.errors import ServiceError
+from slurm_worker.errors import ServiceError, describe
 from slurm_worker.execution.flight_recorder import Recorder
-from slurm_worker.node.slurm_job import Drain, WorkerIdentity, requeue
+from slurm_worker.node.slurm_job import Drain, WorkerExit, WorkerIdentity, requeue
 from slurm_worker.node.threads import Threads
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.job_store import JobStore
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Clock, Logger, ObjectStore, Value
 from slurm_worker.protocol.task_table import TaskTable
+
+_END_EVENTS = {WorkerExit.CREDENTIALS: "no_credentials", WorkerExit.CLOCK: "wrong_clock"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,18 @@ class NodeContext:
     leave: Callable[[], None] = lambda: None
     #: Has Slurm start this array element again; returns Slurm's error text
     requeue: Callable[[Mapping[str, str]], str] = requeue
+
+    def record_end(self, error: ServiceError) -> WorkerExit:
+        """The exit code of a worker that an error of a service ends.
+
+        A reason that is the node's goes to the audit log, if the table accepts it. Otherwise the
+        exit code and Slurm's output say it.
+        """
+        code = WorkerExit.after(error)
+        if code in _END_EVENTS:
+            node = self.identity.slurm.get("node", "")
+            self.record_event(_END_EVENTS[code], {"error": describe(error), "node": node})
+        return code
 
     def record_event(self, action: str, detail: dict[str, Value]) -> None:
         """Append a line to the audit log; continue without it if the table can't be reached."""

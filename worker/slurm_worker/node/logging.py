@@ -3,8 +3,9 @@
 Lines go to stderr (Slurm's output file) and to a file on scratch, which is uploaded to S3 in
 chunks: when one is full or ten minutes old, and when the worker ends. The user's own `logging`
 calls become the same JSON lines. Structlog's context variables add the task and the attempt. Text
-that looks like a secret is not written. Requests: six an hour for each worker process, more where
-much is written.
+that looks like a secret is not written. A disk that is full loses lines, and never raises: what
+the worker does about its disk matters more. Requests: six an hour for each worker process, more
+where much is written.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -123,25 +125,18 @@ class _Sink:
         self._waiting: list[int] = []
         self._file = self._path(0).open("wb")
         self._begun = time.monotonic()
+        self._disk_failed = False
 
     def write(self, line: str) -> None:
         line = printable_json(self._redact(line))
-        data = f"{line}\n".encode()
         with self._lock:
-            self._stream.write(f"{line}\n")
-            self._stream.flush()
+            self._tell(line)
             if self._file.closed:
                 return
-            self._file.write(data)
-            self._size += len(data)
-            # While the store is away, only full chunks are kept: their number is bounded.
-            old = not self._waiting and time.monotonic() - self._begun >= _CHUNK_S
-            if old or self._size >= self._chunk_bytes:
-                self._finish_chunk()
-                self._number += 1
-                self._size = 0
-                self._file = self._path(self._number).open("wb")
-                self._begun = time.monotonic()
+            try:
+                self._keep(f"{line}\n".encode())
+            except OSError as error:
+                self._report(error)
 
     # What structlog calls.
     msg = debug = info = warning = error = critical = exception = fatal = write
@@ -151,17 +146,45 @@ class _Sink:
             if not self._file.closed:
                 self._finish_chunk()
 
+    def _tell(self, line: str) -> None:
+        # Slurm's output file may be on a full disk, too.
+        with suppress(OSError):
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+    def _keep(self, data: bytes) -> None:
+        # Where the disk is full, this raises, and keeps nothing of the line. The size grows, so
+        # that the next chunk begins, which may have room.
+        self._size += len(data)
+        # While the store is away, only full chunks are kept: their number is bounded.
+        old = not self._waiting and time.monotonic() - self._begun >= _CHUNK_S
+        try:
+            self._file.write(data)
+        finally:
+            if old or self._size >= self._chunk_bytes:
+                self._finish_chunk()
+                self._number += 1
+                self._size = 0
+                self._file = self._path(self._number).open("wb")
+                self._begun = time.monotonic()
+
+    def _report(self, error: OSError) -> None:
+        if not self._disk_failed:
+            self._tell(f"slurm-worker: scratch {self._folder}: {error}; the uploaded log has gaps")
+        self._disk_failed = True
+
     def _finish_chunk(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._report(error)
         self._waiting.append(self._number)
         while self._waiting:
             path = self._path(self._waiting[0])
             try:
                 self._upload(self._waiting[0], gzip.compress(path.read_bytes()))
             except Exception as error:
-                self._stream.write(
-                    f"slurm-worker: a chunk of the log is not uploaded yet: {error}\n"
-                )
+                self._tell(f"slurm-worker: a chunk of the log is not uploaded yet: {error}")
                 break
             path.unlink()
             self._waiting.pop(0)

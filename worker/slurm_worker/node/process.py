@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from slurm_worker.backends.clock import AwsClock
@@ -16,7 +17,7 @@ from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.execution.flight_recorder import Recorder
 from slurm_worker.node import logging
 from slurm_worker.node.context import NodeContext
-from slurm_worker.node.slurm_job import Drain, WorkerIdentity, array_size, seconds_left
+from slurm_worker.node.slurm_job import Drain, WorkerExit, WorkerIdentity, array_size, seconds_left
 from slurm_worker.node.supervisor import Death
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.node.worker import Worker, read_config
@@ -65,16 +66,13 @@ def work(
     rows = DynamoRows(dynamo, config.table, clock)
     store = JobStore(S3Objects(s3, config.bucket), JobPaths(config.prefix, config.job_id))
     table = TaskTable(rows, config.job_id, config.shards, config.lease, clock)
-    timeout_s = config.worker.item_timeout_s
-    recorder.limits(
-        timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0,
-        config.lease.stall_s + _HANG_MARGIN_S,
-    )
+    recorder.limits(*hang_limits(config))
     logs = _start_logs(config, identity, store, folder, number)
 
     def leave() -> None:
         logs.close()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(0)
 
     try:
@@ -99,12 +97,27 @@ def work(
             array_size=array_size(os.environ),
             leave=leave,
         )
-        return Worker(context).run()
+        return _run(context)
     except (UserError, ServiceError) as error:
         logs.logger.error("the worker can't continue", error=str(error), exc_info=error)
         raise
     finally:
         logs.close()
+
+
+def hang_limits(config: JobConfig) -> tuple[float, float]:
+    """Seconds after which an item hangs (0 for no limit), and a process without any progress."""
+    timeout_s = config.worker.item_timeout_s
+    item_s = timeout_s * _HANG_FACTOR + _HANG_MARGIN_S if timeout_s else 0.0
+    return item_s, config.lease.stall_s + _HANG_MARGIN_S
+
+
+def _run(context: NodeContext) -> WorkerExit:
+    try:
+        return Worker(context).run()
+    except ServiceError as error:
+        context.record_end(error)
+        raise
 
 
 def _start_logs(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
+from slurm_worker.errors import NoCredentials, ServiceError, UserError, WrongClock
 from slurm_worker.node.slurm_variables import cleaned
 from slurm_worker.node.threads import Signal
 
@@ -27,6 +28,20 @@ class WorkerExit(IntEnum):
     CONFIG = 3  #: nothing of this job can run on this node: a mistake in the job
     INFRASTRUCTURE = 75  #: the node or a service failed; another worker may succeed
     NO_PROGRESS = 76  #: several leases in a row finished no item: see the worker's log
+    CREDENTIALS = 77  #: the node's AWS credentials are missing or have expired
+    CLOCK = 78  #: a service refuses requests because the node's clock is wrong
+
+    @classmethod
+    def after(cls, error: UserError | ServiceError) -> WorkerExit:
+        """The exit code of a worker that an error ends.
+
+        Some errors have a code of their own, because the worker can't write its reason anywhere.
+        """
+        if isinstance(error, NoCredentials):
+            return cls.CREDENTIALS
+        if isinstance(error, WrongClock):
+            return cls.CLOCK
+        return cls.CONFIG if isinstance(error, UserError) else cls.INFRASTRUCTURE
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,7 @@ class Supervisor:
             recorder = Recorder(folder / "recorder")
         except OSError as error:
             raise _unusable(self._scratch, error) from error
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -140,8 +139,7 @@ class Supervisor:
         shutil.rmtree(process.folder, ignore_errors=True)
         if code in tuple(WorkerExit):
             return code
-        line = f"slurm-worker: a process ended with {code} during {record}"
-        print(printable(line), file=sys.stderr)  # noqa: T201
+        _say(f"a process ended with {code} during {record}")
         self._restarts += 1
         death = _death(process, record, code)
         if self._stopping or self._restarts > _MOST_RESTARTS or self._is_hopeless(process, death):
@@ -156,8 +154,7 @@ class Supervisor:
         self._failed_starts[process.number] = count
         if count < _MOST_FAILED_STARTS:
             return False
-        line = f"slurm-worker: {count} processes in a row died before they had a task"
-        print(f"{line}; no more are started", file=sys.stderr)  # noqa: T201
+        _say(f"{count} processes in a row died before they had a task; no more are started")
         return True
 
     def _kill_hung(self) -> None:
@@ -193,9 +190,20 @@ def _run(child: Child, folder: Path, recorder: Recorder, number: int, death: Dea
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     return code
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        print(printable(f"slurm-worker: {line}"), file=sys.stderr)  # noqa: T201
+
+
+def _flush() -> None:
+    """Write what is buffered; if the disk is full, it is lost, and the workers continue."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
 
 
 def _death(process: _Process, record: Record, code: int) -> Death | None:

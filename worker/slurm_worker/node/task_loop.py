@@ -116,7 +116,7 @@ class TaskLoop:
         failures = self._service_budget.failures
         self._logger.warning("a service failed", error=str(error), in_a_row=failures)
         if not allowed:
-            return WorkerExit.INFRASTRUCTURE
+            return self._context.record_end(error)
         self._context.drain.sleep(service_wait_s(failures, self._context.rng))
         return None
 

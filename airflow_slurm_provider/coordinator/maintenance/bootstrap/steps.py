@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.services import open_session
 from airflow_slurm_provider.coordinator.spec.site import Site
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import code_of, unanswered
+from slurm_worker.backends.errors import UNANSWERED, code_of, refused, unanswered
 from slurm_worker.backends.s3 import s3_client
 from slurm_worker.errors import ServiceError
 
 #: Error codes of services other than AWS's for a setting that they don't have.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "UnknownOperationException", "501", "405"}
+
+_ENDPOINT = "the endpoint in the site's aws section"
+_PERMISSIONS = "the guide on setting up AWS lists the permissions of bootstrap"
 
 
 class StepResult(str, Enum):
@@ -141,7 +144,7 @@ def open_clients(site: Site) -> Clients:
     session = open_session(site)
     return Clients(
         dynamo_client(session, site.aws.dynamodb_endpoint_url),
-        s3_client(session, site.aws.s3_endpoint_url),
+        s3_client(session, site.aws.s3_endpoint_url, site.aws.checksums),
     )
 
 
@@ -158,8 +161,6 @@ def translated(what: str) -> Iterator[None]:
     except ClientError as error:
         if code_of(error) in _UNKNOWN:
             raise Unsupported(f"{what}: the service has no such setting") from error
-        raise ServiceError(
-            f"{what}: {error}; the guide on setting up AWS lists the permissions of bootstrap"
-        ) from error
-    except BotoCoreError as error:
+        raise refused(what, error, _ENDPOINT, _PERMISSIONS) from error
+    except UNANSWERED as error:
         raise unanswered(what, error, "the site's aws section and the network") from error

@@ -146,5 +146,5 @@ def _examine_aws(checklist: _Checklist, services: Services, probes: AwsProbes) -
     checklist.make("table", lambda: aws.check_table(probes, services.site.storage.table))
     checklist.make("table_access", lambda: aws.check_table_access(services))
     checklist.make("bucket", lambda: aws.check_bucket(services))
-    checklist.make("bucket_access", lambda: aws.check_bucket_access(services))
+    checklist.make("bucket_access", lambda: aws.check_bucket_access(services, probes))
     checklist.make("conditional_put", lambda: aws.check_conditional_put(services))

@@ -1,17 +1,17 @@
 """The table, the bucket and the clock, as this machine sees them; and what IAM must allow.
 
 Requests: one DescribeTable, a HEAD of the bucket, five to each to try what is allowed, three
-for the conditional PUT, one for the time.
+for the conditional PUT, one for the time. What fails in the bucket is tried twice.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from airflow_slurm_provider.coordinator.maintenance.aws_resources import BILLING_MODE, TABLE_KEYS
 from airflow_slurm_provider.coordinator.maintenance.doctor.report import Finding, Level
@@ -23,8 +23,10 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
     partition_of,
     session_policy,
 )
+from slurm_worker.backends.checksums import CHECKSUMS_FIX
 from slurm_worker.backends.dynamodb import dynamo_client
-from slurm_worker.backends.errors import unanswered
+from slurm_worker.backends.errors import UNANSWERED, refused, unanswered
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.diagnostics.access_probes import (
     PROBE_JOB,
     AccessProbe,
@@ -32,10 +34,11 @@ from slurm_worker.diagnostics.access_probes import (
     probe_bucket,
     probe_table,
 )
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_store import probe_replacing
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import JobPaths
+from slurm_worker.protocol.ports import ObjectStore
 
 #: Beyond this AWS refuses signed requests before long (it allows five minutes).
 MOST_AHEAD_S = 60.0
@@ -63,7 +66,10 @@ class AwsProbes:
     """Requests that `Services` has no method for."""
 
     table: Callable[[], TableDescription]  #: describes the site's table
-    ahead_s: Callable[[], float]  #: seconds that this machine's clock is ahead of DynamoDB's
+    #: Seconds that this machine's clock is ahead of DynamoDB's; None if that gives no time
+    ahead_s: Callable[[], float | None]
+    #: Opens the bucket without the checksums that S3 does not require; None if nothing does
+    plain: Callable[[], ObjectStore] | None = None
 
     @classmethod
     def of(cls, site: Site) -> AwsProbes:
@@ -72,9 +78,14 @@ class AwsProbes:
         def client() -> Any:
             return dynamo_client(open_session(site), site.aws.dynamodb_endpoint_url)
 
+        def plain() -> ObjectStore:
+            s3 = s3_client(open_session(site), site.aws.s3_endpoint_url, "when_required")
+            return S3Objects(s3, site.bucket)
+
         return cls(
             table=lambda: describe_table(client(), site.storage.table),
             ahead_s=lambda: clock_ahead(client().meta.endpoint_url),
+            plain=None if site.aws.checksums == "when_required" else plain,
         )
 
 
@@ -94,8 +105,8 @@ def describe_table(client: Any, name: str) -> TableDescription:
                 f"storage.table: there is no {what}",
                 "create it with slurmctl bootstrap, or correct the name",
             ) from error
-        raise ServiceError(f"{what}: {error}", _POLICY) from error
-    except BotoCoreError as error:
+        raise refused(what, error, "aws.dynamodb_endpoint_url", _POLICY) from error
+    except UNANSWERED as error:
         check = "aws.dynamodb_endpoint_url, the region and the network"
         raise unanswered(what, error, check) from error
 
@@ -116,8 +127,14 @@ def table_description(found: Mapping[str, Any]) -> TableDescription:
     )
 
 
-def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
-    """A clock that is so many seconds ahead of AWS's, or behind it where negative."""
+def judge_clock(check: str, whose: str, ahead_s: float | None) -> Finding:
+    """A clock that is so many seconds ahead of AWS's, or behind it where negative.
+
+    None if the table's service gives no time: workers use the clocks of their nodes then.
+    """
+    if ahead_s is None:
+        found = f"the table's replies have no date to compare the clock of {whose} with"
+        return Finding(check, Level.WARN, found, "set it by NTP: leases depend on it here")
     if not ahead_s:
         return Finding(check, Level.PASS, f"the clock of {whose} agrees with AWS's")
     way = "ahead of" if ahead_s >= 0 else "behind"
@@ -163,10 +180,24 @@ def check_bucket(services: Services) -> Iterator[Finding]:
     yield Finding("bucket", Level.PASS, f"bucket {services.site.bucket!r} exists")
 
 
-def check_bucket_access(services: Services) -> Iterator[Finding]:
-    """Each action that the coordinator needs in the bucket, on an object of its own."""
-    probes = probe_bucket(services.objects, services.site.prefix, uuid.uuid4().hex)
-    yield judge_probes("bucket_access", probes, _POLICY)
+def check_bucket_access(services: Services, probes: AwsProbes) -> Iterator[Finding]:
+    """Each action that the coordinator needs in the bucket, on an object of its own.
+
+    What fails is tried again without the SDK's checksums, because stores that don't know them word
+    their refusal as they like.
+    """
+    finding = _judge_bucket(services.objects, services.site.prefix)
+    if finding.level is Level.PASS or probes.plain is None:
+        yield finding
+    elif _judge_bucket(probes.plain(), services.site.prefix).level is Level.PASS:
+        fix = f"the store accepts it without the SDK's checksums: {CHECKSUMS_FIX}"
+        yield replace(finding, fix=fix)
+    else:
+        yield finding
+
+
+def _judge_bucket(objects: ObjectStore, prefix: str) -> Finding:
+    return judge_probes("bucket_access", probe_bucket(objects, prefix, uuid.uuid4().hex), _POLICY)
 
 
 def check_conditional_put(services: Services) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from airflow_slurm_provider.coordinator.maintenance.bootstrap.steps import open_
 from airflow_slurm_provider.coordinator.maintenance.doctor import Level
 from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, check_table
 from airflow_slurm_provider.coordinator.spec.site import Site, parse_site
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import ExpiredCredentials, ServiceError, UserError
 from tests.stack.settings import ROOT
 from tests.unit.cli.conftest import empty_aws
 
@@ -296,6 +296,8 @@ def test_encryption_is_set_in_a_store_that_can_encrypt(
 def test_a_bucket_of_another_account_is_a_user_error(clients: Clients) -> None:
     stub = Stubber(clients.s3)
     stub.add_client_error("head_bucket", "403")
+    # HEAD is refused without a reason, so another request asks for it.
+    stub.add_client_error("list_objects_v2", "AccessDenied", http_status_code=403)
     with stub, pytest.raises(UserError, match=r"storage\.prefix: no access to bucket 'lab'"):
         bootstrap(SITE, ALL, clients=clients)
 
@@ -305,3 +307,11 @@ def test_a_refused_request_is_a_service_error_that_names_it(clients: Clients) ->
     stub.add_client_error("describe_table", "AccessDeniedException", "may not")
     with stub, pytest.raises(ServiceError, match=r"DynamoDB table 't'.*AccessDenied"):
         bootstrap(SITE, ALL, clients=clients)
+
+
+def test_expired_credentials_are_named_and_not_blamed_on_permissions(clients: Clients) -> None:
+    stub = Stubber(clients.dynamodb)
+    stub.add_client_error("describe_table", "ExpiredTokenException", "it is expired")
+    with stub, pytest.raises(ExpiredCredentials) as told:
+        bootstrap(SITE, ALL, clients=clients)
+    assert "permissions" not in str(told.value)

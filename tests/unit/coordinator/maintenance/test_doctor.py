@@ -17,7 +17,11 @@ from airflow_slurm_provider.coordinator.maintenance.doctor import (
     diagnose,
     policies,
 )
-from airflow_slurm_provider.coordinator.maintenance.doctor.aws import AwsProbes, TableDescription
+from airflow_slurm_provider.coordinator.maintenance.doctor.aws import (
+    AwsProbes,
+    TableDescription,
+    describe_table,
+)
 from airflow_slurm_provider.coordinator.maintenance.doctor.node import (
     ProbeOutput,
     judge,
@@ -31,10 +35,13 @@ from airflow_slurm_provider.slurm.array_state import Element
 from airflow_slurm_provider.slurm.cluster_info import Folder, Partition
 from airflow_slurm_provider.slurm.options import SlurmOptions
 from airflow_slurm_provider.slurm.states import ElementState
+from slurm_worker.backends.dynamodb import dynamo_client
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.diagnostics.access_probes import PROBE_JOB
 from slurm_worker.errors import HostUnreachable, ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.testing import MemoryObjects
+from tests.unit.answers import Answer, Request, dynamo_refusal, s3_refusal, serving, session
 from tests.unit.coordinator.fakes import SITE, FakeArray, FakeSlurm, services
 from tests.unit.coordinator.submission.test_credentials import Sts
 
@@ -344,6 +351,14 @@ def test_a_site_without_accounting_gives_a_warning() -> None:
     )
 
 
+def test_a_table_whose_replies_have_no_date_gives_a_warning_on_each_side() -> None:
+    cluster = Cluster(said=json.dumps({**NODE, "clock_ahead_s": None}))
+    found = examine(cluster, probes=replace(probes(), ahead_s=lambda: None))
+    for check in ("clock", "node_clock"):
+        assert found[check].level is Level.WARN
+        assert "NTP" in found[check].fix
+
+
 @pytest.mark.parametrize(
     ("ahead_s", "level"),
     [(0.9, Level.PASS), (-30.0, Level.WARN), (300.0, Level.FAIL), (-300.0, Level.FAIL)],
@@ -394,6 +409,95 @@ def test_an_action_that_is_not_allowed_is_named() -> None:
     assert finding.level is Level.FAIL
     assert finding.found.startswith("s3:DeleteObject failed: An error occurred (AccessDenied)")
     assert "--iam" in finding.fix
+
+
+class Keeps:
+    """A store in the form of answers; objects by path."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def __call__(self, request: Request) -> Answer:
+        path = request.path.partition("?")[0]
+        if request.method == "PUT":
+            self.objects[path] = request.body
+        elif request.method == "DELETE":
+            self.objects.pop(path, None)
+        elif "list-type" in request.path:
+            return Answer(body=b"<ListBucketResult></ListBucketResult>")
+        elif request.method == "GET":
+            return Answer(body=self.objects[path])
+        return Answer(headers={"ETag": '"1"'})
+
+
+class NoChecksums(Keeps):
+    """Refuses the SDK's checksums in words of its own."""
+
+    def __call__(self, request: Request) -> Answer:
+        if "x-amz-checksum-crc32" in request.headers:
+            return s3_refusal(403, "SignatureDoesNotMatch", "Access denied.")
+        return super().__call__(request)
+
+
+class KeepsTrailers(Keeps):
+    """Keeps the frame around the bytes, in which the SDK sends checksums over https."""
+
+    def __call__(self, request: Request) -> Answer:
+        answer = super().__call__(request)
+        if "x-amz-checksum-crc32" in request.headers:
+            (path,) = self.objects
+            self.objects[path] = b"5\r\n" + request.body + b"\r\n0\r\nx-amz-checksum-crc32:x\r\n"
+        return answer
+
+
+@pytest.mark.parametrize("store", [NoChecksums, KeepsTrailers])
+def test_a_store_that_does_not_know_the_sdks_checksums_is_named_with_the_setting(
+    store: type[Keeps],
+) -> None:
+    kept = store()
+    with serving(kept) as server:
+        edges = services(Cluster())
+        opened = {
+            name: S3Objects(s3_client(session(), server.url, name), edges.site.bucket)
+            for name in ("when_supported", "when_required")
+        }
+        finding = examine(
+            edges=replace(edges, objects=opened["when_supported"]),
+            probes=replace(probes(), plain=lambda: opened["when_required"]),
+        )["bucket_access"]
+    assert finding.level is Level.FAIL
+    assert "set aws.checksums: when_required in the site file" in finding.fix
+    assert kept.objects == {}
+
+
+def test_checksums_are_not_blamed_for_what_fails_without_them_too() -> None:
+    edges = replace(services(Cluster()), objects=NoDeletes())
+    finding = examine(edges=edges, probes=replace(probes(), plain=NoDeletes))["bucket_access"]
+    assert "checksums" not in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (dynamo_refusal(400, "ExpiredTokenException"), ("credentials have expired", "renew them")),
+        (
+            dynamo_refusal(400, "InvalidSignatureException", "Signature expired: 1 is earlier"),
+            ("the clock of", "NTP"),
+        ),
+    ],
+)
+def test_expired_credentials_and_a_wrong_clock_are_named_with_what_to_do(
+    answer: Answer, words: tuple[str, str]
+) -> None:
+    def describe() -> TableDescription:
+        with serving(lambda _: answer) as server:
+            return describe_table(dynamo_client(session(), server.url), "t")
+
+    finding = examine(probes=replace(probes(), table=describe))["table"]
+    assert finding.level is Level.FAIL
+    assert words[0] in finding.found
+    assert words[1] in finding.fix
+    assert "--iam" not in finding.fix
 
 
 def test_a_store_that_ignores_if_match_gives_a_warning() -> None:

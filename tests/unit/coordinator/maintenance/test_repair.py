@@ -340,6 +340,17 @@ def test_a_retry_without_a_committed_task_is_reported(edges: Services) -> None:
     assert any("round 2 has segments" in each for each in found.unrepaired)
 
 
+def test_a_marker_that_the_store_does_not_list_yet_is_not_missing(
+    edges: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, late = edges.objects.list, edges.paths(JOB).done(task_id(0, 2))
+    monkeypatch.setattr(
+        edges.objects, "list", lambda prefix: (key for key in listed(prefix) if key != late)
+    )
+    found = run(edges)
+    assert (found.changed, found.unrepaired) == (False, [])
+
+
 def test_a_marker_that_is_missing_from_the_bucket_is_named(edges: Services) -> None:
     edges.objects.delete(edges.paths(JOB).done(task_id(0, 2)))
     found = run(edges)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_progress
-from slurm_worker.errors import ErrorClass, ItemError
+from slurm_worker.errors import ErrorClass, ItemError, ServiceError
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.keys import TaskState
@@ -209,3 +210,61 @@ def test_new_workers_read_every_row_if_others_have_left_tasks(tmp_path: Path) ->
     api.submit(edges, config, log=lambda _: None)
     work(edges, config, tmp_path / "again")
     assert read_progress(edges, config.spec.id).complete
+
+
+class Late:
+    """A store that does not list the newest objects below a folder yet."""
+
+    def __init__(self, inner: Any, folder: str) -> None:
+        self._inner = inner
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        hidden = prefix.startswith(self._folder)
+        return iter([]) if hidden else self._inner.list(prefix)
+
+
+def failing(edges: Services, folder: Path, failures: int) -> Any:
+    """A job whose first items fail; its workers have ended."""
+    config = make_config(folder)
+    api.submit(edges, config, log=lambda _line: None)
+    work_off(edges, config, folder / "w0", failures)
+    return config
+
+
+def work_off(edges: Services, config: Any, folder: Path, failures: int) -> None:
+    def handle(item: dict[str, Any], _context: object) -> dict[str, Any]:
+        if item["n"] < failures:
+            raise ItemError("not_found", "no")
+        return item
+
+    world_of(edges, config, folder, handle).worker().run()
+
+
+def test_a_retry_waits_for_a_store_that_does_not_list_failures_yet(tmp_path: Path) -> None:
+    """Otherwise it would leave them out and report success."""
+    edges = services(FakeSlurm())
+    config = failing(edges, tmp_path, 3)
+    job = config.spec.id
+    late: Any = Late(edges.objects, edges.paths(job).done_folder)
+    with pytest.raises(ServiceError, match="not list the markers of 3 failed items; try again"):
+        api.retry(replace(edges, objects=late), job, ["not_found"], log=lambda _line: None)
+    found = api.retry(edges, job, ["not_found"], log=lambda _line: None)
+    assert found.items == {"not_found": 3}
+
+
+def test_a_retry_waits_for_a_store_that_does_not_list_what_was_retried(tmp_path: Path) -> None:
+    """Otherwise it would run items again that have succeeded since."""
+    edges = services(FakeSlurm())
+    config = failing(edges, tmp_path, 3)
+    job = config.spec.id
+    api.retry(edges, job, ["not_found"], log=lambda _line: None)
+    work_off(edges, config, tmp_path / "w1", 1)
+    late: Any = Late(edges.objects, edges.paths(job).segments(1))
+    with pytest.raises(ServiceError, match="lists 0 of the 3 items of round 1; try again"):
+        api.retry(replace(edges, objects=late), job, ["not_found"], log=lambda _line: None)
+    again = api.retry(edges, job, ["not_found"], log=lambda _line: None)
+    assert again.items == {"not_found": 1}

@@ -22,7 +22,7 @@ from airflow_slurm_provider.coordinator.submission.credentials import (
     session_policy,
 )
 from airflow_slurm_provider.coordinator.watcher import Watcher
-from slurm_worker.errors import ServiceError, UserError
+from slurm_worker.errors import ExpiredCredentials, ServiceError, UserError, WrongClock
 from slurm_worker.protocol.keys import JobId
 from tests.unit.coordinator.fakes import SITE, FakeSlurm, make_config, services
 
@@ -211,3 +211,23 @@ def test_an_array_whose_reply_was_lost_is_found_after_a_refused_role(
 def test_a_throttled_sts_is_a_temporary_error() -> None:
     with pytest.raises(ServiceError, match="Throttling; try again"):
         put_credentials(edges_with(Sts(refusal("Throttling")), FakeSlurm()), JOB)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("ExpiredToken", ExpiredCredentials), ("RequestTimeTooSkewed", WrongClock)]
+)
+def test_expired_credentials_and_a_wrong_clock_are_not_blamed_on_the_role(
+    code: str, kind: type[ServiceError]
+) -> None:
+    with pytest.raises(kind) as told:
+        put_credentials(edges_with(Sts(refusal(code)), FakeSlurm()), JOB)
+    assert "node_role_arn: " not in str(told.value)
+
+
+def test_the_setting_for_checksums_reaches_the_workers(tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    site = parse_site({**SITE, "aws": {"checksums": "when_required"}}, "site")
+    api.submit(replace(services(slurm), site=site), make_config(tmp_path), log=lambda _: None)
+    (script,) = slurm.scripts
+    assert "export AWS_REQUEST_CHECKSUM_CALCULATION=when_required\n" in script
+    assert "export AWS_RESPONSE_CHECKSUM_VALIDATION=when_required\n" in script

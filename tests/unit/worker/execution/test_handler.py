@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import io
 import sys
+import zipfile
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slurm_worker.errors import AccessDenied, ErrorClass, UserError
+from slurm_worker.errors import AccessDenied, ErrorClass, ServiceError, UserError
 from slurm_worker.execution import handler
 from slurm_worker.execution.context import Context
 from slurm_worker.execution.handler import load
@@ -20,6 +22,7 @@ from slurm_worker.protocol.job_config import HandlerConfig
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.results.parts import message_of
 from slurm_worker.testing import MemoryObjects
+from tests.unit.full_disk import full_disk
 from tests.unit.world import World, numbered
 
 
@@ -48,6 +51,18 @@ def test_code_that_was_changed_in_the_bucket_is_refused(tmp_path: Path) -> None:
     digest = hashlib.sha256(b"what was shipped").hexdigest()
     objects.put(paths.code(digest), b"something else")
     with pytest.raises(UserError, match=r"handler\.code: .* is damaged"):
+        load(HandlerConfig("handler:handle", code_sha256=digest), objects, paths, tmp_path)
+
+
+def test_a_scratch_disk_that_is_full_when_the_code_comes_is_not_the_users_mistake(
+    tmp_path: Path,
+) -> None:
+    objects, paths, data = MemoryObjects(), JobPaths("lab", "job-1"), io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("handler.py", "#" * 10_000)
+    digest = hashlib.sha256(data.getvalue()).hexdigest()
+    objects.put(paths.code(digest), data.getvalue())
+    with full_disk(), pytest.raises(ServiceError, match=r"scratch .*; name another folder with"):
         load(HandlerConfig("handler:handle", code_sha256=digest), objects, paths, tmp_path)
 
 

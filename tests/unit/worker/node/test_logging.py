@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import pytest
 from structlog.contextvars import bound_contextvars
 
 from slurm_worker.node import logging as log
+from tests.unit.full_disk import full_disk
 
 IDS = {"job": "job-1", "task": "", "attempt": 0, "worker": "w1", "slurm": {"array": "7"}}
 
@@ -198,3 +200,49 @@ def test_disk_use_is_bounded_while_the_store_is_away(tmp_path: Path, uploads: Up
         logs.logger.info("line", n=n)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 10_000
     logs.close()
+
+
+def test_a_full_scratch_disk_stops_no_worker_and_loses_no_line_of_its_output(
+    tmp_path: Path, uploads: Uploads
+) -> None:
+    output = io.StringIO()
+    with full_disk():
+        logs = log.Logs(IDS, tmp_path, uploads, stream=output)
+        for n in range(200):
+            logs.logger.info("line", n=n)
+        logs.close()
+    lines = [line for line in output.getvalue().splitlines() if line.startswith("{")]
+    assert [json.loads(line)["n"] for line in lines] == list(range(200))
+    assert output.getvalue().count("the uploaded log has gaps") == 1
+
+
+def test_the_uploaded_log_goes_on_when_the_scratch_disk_has_room_again(
+    tmp_path: Path, uploads: Uploads
+) -> None:
+    logs = log.Logs(IDS, tmp_path, uploads, stream=io.StringIO())
+    with full_disk():
+        for n in range(200):
+            logs.logger.info("line", n=n)
+    for n in range(200, 300):
+        logs.logger.info("line", n=n)
+    logs.close()
+    numbers = [line["n"] for line in uploads.lines]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 0
+    assert numbers[-100:] == list(range(200, 300))
+    assert len(numbers) < 300, "what did not fit on the disk is lost"
+
+
+class FullDisk(io.StringIO):
+    """An output file that takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, f"{text} does not fit")
+
+
+def test_a_full_disk_under_the_output_stops_no_worker(tmp_path: Path, uploads: Uploads) -> None:
+    logs = log.Logs(IDS, tmp_path, uploads, stream=FullDisk())
+    for n in range(10):
+        logs.logger.info("line", n=n)
+    logs.close()
+    assert [line["n"] for line in uploads.lines] == list(range(10))

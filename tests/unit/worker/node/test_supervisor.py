@@ -19,7 +19,7 @@ folder, what = pathlib.Path(sys.argv[1]), sys.argv[2]
 def child(scratch, recorder, number, death):
     count = len(list(folder.glob("start-*")))
     (folder / f"start-{count}").touch()
-    if what == "recovers" and count == 2:
+    if what in ("recovers", "raises") and count == 2:
         return 0
     if what == "works" and count < 5:
         recorder.owner("w")
@@ -27,6 +27,8 @@ def child(scratch, recorder, number, death):
         recorder.items(count, 1, 1.0)
     elif what == "works":
         return 0
+    if what == "raises":
+        raise OSError("no space left on device")
     os.kill(os.getpid(), 9)
 
 sys.exit(Supervisor(child, 1, folder / "scratch").run())
@@ -54,3 +56,17 @@ def test_after_three_processes_that_die_without_a_task_no_more_are_started(
     assert ended.returncode == code, ended.stderr
     assert len(list(tmp_path.glob("start-*"))) == starts
     assert ("no more are started" in ended.stderr) == (what == "dies")
+
+
+def test_a_full_disk_under_the_output_changes_nothing(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), "raises"],
+            stdout=full,
+            stderr=full,
+            check=False,
+            timeout=60,
+        )
+    assert ended.returncode == WorkerExit.OK
+    assert len(list(tmp_path.glob("start-*"))) == 3
+    assert not list((tmp_path / "scratch").glob("*")), "the scratch folder is removed"

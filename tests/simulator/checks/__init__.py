@@ -1,0 +1,1 @@
+"""What must hold at the end of a simulated backfill, recomputed from objects and rows alone."""

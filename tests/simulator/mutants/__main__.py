@@ -1,0 +1,93 @@
+"""``python -m tests.simulator.mutants``: every mutant, and how many the simulator finds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from tests.simulator.coverage import NEVER_REFUSED, statement_names
+from tests.simulator.mutants.conditions import Mutant
+from tests.simulator.mutants.equivalent import EQUIVALENT
+from tests.simulator.mutants.hunt import Hunt, hunt_condition, hunt_order
+from tests.simulator.mutants.ordering import ORDERS
+from tests.simulator.mutants.screening import Difference, screen
+
+#: The part of the mutants that must be found, of those that are not equivalent.
+_ENOUGH = 0.95
+_CHUNK = 10
+
+
+def hunt_all(seeds: range, jobs: int) -> int:
+    """Screen the seeds, run the mutants, print what became of each; 1 if too few were found."""
+    began = time.monotonic()
+    met: set[Mutant] = set()
+    differences: dict[Mutant, list[Difference]] = defaultdict(list)
+    with ProcessPoolExecutor(jobs) as pool:
+        for known, found in pool.map(screen, seeds, chunksize=_CHUNK):
+            met |= known
+            for difference in found:
+                differences[difference.mutant].append(difference)
+        screened_s = time.monotonic() - began
+        conditions = [(mutant, differences[mutant]) for mutant in sorted(met, key=str)]
+        hunts = list(pool.map(_hunt, conditions))
+        hunts += pool.map(partial(hunt_order, seeds=seeds), ORDERS)
+    for hunt in hunts:
+        print(_line(hunt))
+    print(f"{len(seeds):,} seeds, screened in {screened_s:.0f} s, {time.monotonic() - began:.0f} s")
+    return _verdict(hunts, met)
+
+
+def _hunt(condition: tuple[Mutant, list[Difference]]) -> Hunt:
+    return hunt_condition(*condition)
+
+
+def _line(hunt: Hunt) -> str:
+    name, tried = f"{hunt.mutant}", f"differs in {hunt.differs:,}"
+    if hunt.kind is not None:
+        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {hunt.by}"
+    what = f"equivalent: {EQUIVALENT[name]}" if name in EQUIVALENT else "NOT FOUND"
+    return f"{name:90} {tried:20} {what}"
+
+
+def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant]) -> int:
+    """Print the figures, and what is wrong with them."""
+    names = {str(hunt.mutant): hunt for hunt in hunts}
+    wrong = [
+        f"{name} is said to be equivalent, and was found"
+        for name in EQUIVALENT
+        if name in names and names[name].by
+    ]
+    unknown = EQUIVALENT.keys() - names.keys()
+    wrong += [f"no mutant is named {name}, said to be equivalent" for name in sorted(unknown)]
+    asked = {mutant.statement for mutant in met}
+    missing = [name for name in statement_names() if name not in asked | NEVER_REFUSED]
+    wrong += [f"{name} was never refused: none of its mutants was tried" for name in missing]
+    others = [hunt for name, hunt in names.items() if name not in EQUIVALENT]
+    found = sum(bool(hunt.by) for hunt in others)
+    part = found / max(1, len(others) + len(missing))
+    print(
+        f"{len(names)} mutants: {found} found, {len(names) - len(others)} equivalent, "
+        f"{len(others) - found} not found; {100 * part:.1f} % of those that are not equivalent"
+    )
+    print("\n".join(wrong))
+    return 1 if wrong or part < _ENOUGH else 0
+
+
+def main() -> int:
+    """Read the command line and run the mutants."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator.mutants", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2_000, help="seeds in which each is tried")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    arguments = parser.parse_args()
+    first: int = arguments.first
+    return hunt_all(range(first, first + arguments.seeds), arguments.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

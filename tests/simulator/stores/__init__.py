@@ -1,0 +1,1 @@
+"""How stores misbehave beyond lost requests: answers of the past, credentials that expire."""
