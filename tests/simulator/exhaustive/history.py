@@ -2,7 +2,7 @@
 
 A process's state is a function of the answers that it got. So two schedules that gave it the same
 answers have it in the same place, and its code runs once for both. From a place that another
-schedule went on from, a new process is led there by the same answers.
+schedule continued from, a new process is brought there by the same answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The state of a world, and what one step makes of it.
 
 A step is a request of one process: the only points at which processes meet. Requests take no time.
-Time goes on only when every process sleeps, or when one stands still for long by a choice.
+Time advances only when every process sleeps, or when one stands still for long by a choice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _GONE = -1
 class What(Enum):
     """What happens at a turn of a process."""
 
-    STEP = "goes on"
+    STEP = "continues"
     STILL = "stands still, longer than a lease"
-    NO_ANSWER = "asks in vain"
+    NO_ANSWER = "asks, and gets no answer"
     AGAIN = "loses the reply, and asks again"
     IN_DOUBT = "is heard, and gets no answer"
     KILLED = "is killed before"
@@ -91,7 +91,7 @@ class Machine:
         return self.started(state, self._program(f"{slurm_id(0)}_{number}", options))
 
     def enabled(self, state: State) -> list[int]:
-        """The processes that can go on now."""
+        """The processes that can continue now."""
         return [
             number
             for number, standing in enumerate(state.processes)

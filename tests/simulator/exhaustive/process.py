@@ -1,4 +1,4 @@
-"""One simulated process, which stops at each of its requests until it is told to go on.
+"""One simulated process, which stops at each of its requests until its next turn.
 
 A process is a greenlet. What it does depends only on its program, its name, and on the answers that
 it got with their times: its tokens are made of its name and a count, its random numbers are fixed.
@@ -218,7 +218,7 @@ class LatePending(Generic[T]):
 
 
 class LateThreads:
-    """`threads.Threads` without threads: what is started runs when somebody waits for it.
+    """`threads.Threads` without threads: a function runs when another part waits for its result.
 
     That is one order of the many that threads have. So a worker is one sequence of requests. Its
     lease on the next task comes after the last item, its commit before the next task, and no

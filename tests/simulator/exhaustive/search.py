@@ -1,7 +1,7 @@
 """Every schedule of a small world, within bounds, by its distinct states.
 
 The search is that of CHESS (Musuvathi et al., OSDI 2008) with iterative context bounding (Musuvathi
-and Qadeer, PLDI 2007). A *preemption* takes the turn from a process that could go on, or lets it
+and Qadeer, PLDI 2007). A *preemption* takes the turn from a process that could continue, or lets it
 stand still for longer than a lease. A change of turn costs nothing where a process sleeps or ends.
 Schedules with few preemptions and faults come first, so the first broken promise needs the fewest.
 
@@ -62,7 +62,7 @@ class Turn:
     process: int
     what: What
     state: State | None  #: None once all that follows is known
-    current: int = _NOBODY  #: who goes on unless it is preempted
+    current: int = _NOBODY  #: the process that continues if nothing is preempted
     spent: tuple[int, int] = (0, 0)  #: preemptions and faults so far
     node: int = 0
 
@@ -79,7 +79,7 @@ class Turn:
 class Found:
     """The result of a search."""
 
-    schedules: int  #: that the states stand for
+    schedules: int  #: that the search covers
     states: int
     turns: int  #: steps that were made
     ends: int  #: distinct states in which every process has ended

@@ -1,4 +1,4 @@
-"""A small world before and after its schedules: what is there when it begins, what must be left."""
+"""A small world before and after its schedules: how it begins, and what must hold at its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slurm_worker.protocol.job_config import LeaseConfig
 from slurm_worker.protocol.job_rows import JobRow
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import TaskId
+from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
@@ -91,7 +91,7 @@ class Stage:
         self._whole: dict[str, bytes] = {}
 
     def state(self) -> State:
-        """Nothing but the input."""
+        """Only the input."""
         shared = self._machine.contents.put(Shared(), INPUT, self._job.input(), 0.0)
         return State(shared, ())
 
@@ -158,10 +158,12 @@ class Stage:
 
     # --- the end ------------------------------------------------------------------
 
-    def check(self, state: State, verbs: Iterable[tuple[str, Verb]], *, alone: bool) -> None:
+    def check(
+        self, state: State, verbs: Iterable[tuple[str, Verb]], *, alone: bool, done: bool
+    ) -> None:
         """What must hold when faults have stopped, and the user has repeated these commands.
 
-        If all must end well `alone`, it must hold already.
+        With `alone`, all must have ended before. With `done`, no task may have failed.
 
         Raises:
             Violation: naming the promise.
@@ -170,25 +172,31 @@ class Stage:
             return
         self._checked.add((state.shared, alone))
         _check_arrays(state.shared)
-        if alone and not self._complete(self._machine.contents.tables(state.shared)[0]):
+        if alone and not _complete(self._machine.contents.tables(state.shared)[0], done=done):
             raise Violation("tasks are left although nothing went wrong")
-        # What was leased has run out by now.
+        # Every lease has run out by now.
         state = State(state.shared, (), state.now + LONG_S)
         for number in range(_MOST_TRIES):
             for name, verb in verbs:
                 state = self.settle(self.command(state, f"{name} again, {number}", verb))
             rows, objects = self._machine.contents.tables(state.shared)
-            if self._complete(rows):
+            if _complete(rows, done=done):
                 break
+        else:
+            raise Violation(f"tasks are left after {_MOST_TRIES} tries of the user")
         check_end(rows, objects, self._job)
 
-    def _complete(self, rows: MemoryRows) -> bool:
-        found = _task_rows(rows)
-        return bool(found) and all(row.state.terminal for row in found)
+
+def _complete(rows: MemoryRows, *, done: bool) -> bool:
+    """Whether every task has ended; with `done`, well."""
+    states = [row.state for row in _task_rows(rows)]
+    return bool(states) and all(
+        state is TaskState.DONE if done else state.terminal for state in states
+    )
 
 
 def _check_arrays(shared: Shared) -> None:
-    """A submission has one array, whoever submits it."""
+    """A submission has one array, also if several calls submit it."""
     labels = Counter(
         array.name.rpartition(".")[0] for array in shared.arrays if not array.cancelled
     )

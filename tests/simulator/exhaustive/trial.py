@@ -65,7 +65,8 @@ def try_world(world: World, mutant: Mutant | None = None, most: Most | None = No
                 state = machine.started(state, program)
 
             def at_end(end: State, faults: int) -> None:
-                stage.check(end, world.again, alone=world.alone and not faults)
+                alone = world.alone and not faults
+                stage.check(end, world.again, alone=alone, done=world.done)
 
             search = Search(
                 machine,

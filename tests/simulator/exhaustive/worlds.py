@@ -40,6 +40,7 @@ class World:
         listing: a command lists or deletes objects, so that none is a worker's own.
         steady: nobody changes the job's own rows.
         alone: without a fault, all ends well and nobody repeats a command.
+        done: a retry repeats what has failed, so that each task ends well.
         shared_cursors: workers share each row by which a shard's cursor moves.
     """
 
@@ -52,6 +53,7 @@ class World:
     listing: bool = False
     steady: bool = False
     alone: bool = True
+    done: bool = False
     shared_cursors: bool = False
 
     def private(self, request: Request) -> bool:
@@ -255,6 +257,7 @@ WORLDS = (
         (("retry", _retry),),
         _again(_MIXED, ("retry", _retry)),
         _SHORT,
+        done=True,
     ),
     World(
         "gc beside a worker",
@@ -323,6 +326,7 @@ WORLDS = (
         (("retry", _retry), ("retry too", _retry)),
         _again(_SMALL, ("retry", _retry)),
         _LONG,
+        done=True,
     ),
     World(
         "retry beside a late worker",
@@ -332,5 +336,6 @@ WORLDS = (
         _again(_TWO, ("retry", _retry)),
         _LONG,
         shared_cursors=True,
+        done=True,
     ),
 )
