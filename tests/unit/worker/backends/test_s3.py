@@ -191,7 +191,7 @@ def test_a_bucket_in_another_region_is_one_line_with_the_setting(
         verb(objects)
     line = str(told.value)
     assert line == (
-        f"storage.prefix: bucket 'lab' is in region eu-west-1, and {server.url} with region "
+        f"bucket 'lab' is in region eu-west-1, and {server.url} with region "
         "us-east-1 does not serve it; set aws.region: eu-west-1 in the site file, and name an "
         "endpoint of this region in aws.s3_endpoint_url"
     )
@@ -209,7 +209,7 @@ def test_a_redirect_that_names_no_region_is_one_line_with_its_address(
         verb(objects)
     line = str(told.value)
     assert line.startswith(
-        f"storage.prefix: {server.url} with region us-east-1 does not serve bucket 'lab': it "
+        f"{server.url} with region us-east-1 does not serve bucket 'lab': it "
         "redirects to https://s3.lab.example/; "
     )
     assert "aws.region" in line
