@@ -177,7 +177,7 @@ def _short(pk: str) -> str:
 
 
 class WatchedObjects(MemoryObjects):
-    """The bucket; each write and each deletion is told."""
+    """The bucket; each write and each deletion is reported."""
 
     def __init__(self) -> None:
         super().__init__()
