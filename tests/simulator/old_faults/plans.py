@@ -28,7 +28,7 @@ from slurm_worker.protocol.keys import shard_count
 from slurm_worker.protocol.task_table import TaskTable
 from tests.simulator.old_faults.fault import OldFault
 
-# --- 8: who gives up deletes by name what others have written -------------------------------------
+# --- 8: a call that gives up deletes by name what others have written -----------------------------
 
 
 def creates_before_reading(
