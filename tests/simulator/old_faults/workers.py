@@ -153,7 +153,7 @@ WORKER_FAULTS = (
         "lease times that can't work are accepted",
         "the whole job: workers leased and released forever",
         "was leased .* times|does not end",
-        20,
+        5,
         put_back=_accepts_any_times,
     ),
 )
