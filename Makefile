@@ -61,7 +61,7 @@ chaos-short: ## run one short round of chaos with a fixed seed (make stack-up fi
 submit-faults: ## submit jobs and die before or after each request in turn (make stack-up first)
 	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
-engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has: the edges' tests and a whole job (ONLY=name; 10 minutes)
+engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has: the edges' tests and a whole job (ONLY=name; 15 minutes)
 	@./tests/engines/packages.sh
 	@$(BIN)/python -m tests.engines $(if $(ONLY),--only $(ONLY))
 

@@ -33,7 +33,7 @@ class Hunt:
 
 
 def hunt_condition(mutant: Mutant, differences: Sequence[Difference] | None, most: int) -> Hunt:
-    """Run a mutant where it differs, at most so often, first where that breaks a rule of the row."""
+    """Run a mutant where it differs, at most so often; first where it breaks a rule of the row."""
     differences = differences or ()
     likely = sorted(differences, key=lambda each: (not each.rule, each.seed))
     for runs, each in enumerate(likely[:most], 1):
