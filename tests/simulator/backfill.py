@@ -28,7 +28,7 @@ from tests.simulator.checks.cancels import Cancels
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import FaultRates, Outage
+from tests.simulator.faults import Aim, FaultRates, Outage
 from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
@@ -57,6 +57,13 @@ _GC_AGE_S = 600.0
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 #: The most that clocks are wrong: as NTP leaves them, and without NTP.
 _SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
+_FAULTS = ("lost_request", "lost_reply")
+#: Requests with which an outage begins: what a process knows of them afterwards matters.
+_AIMED = (
+    *("claim", "claim", "claim", "steal", "heartbeat", "heartbeat", "release", "complete"),
+    *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
+    *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
+)
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -188,7 +195,7 @@ class Backfill:
             world.seen.requests,
             world.seen.faults,
             sum(row.lost for row in world.task_rows()),
-            Coverage.of(world.rows),
+            Coverage.of(world.rows, self.seen),
         )
 
     # --- what happens -----------------------------------------------------------
@@ -322,9 +329,8 @@ class Backfill:
             return
         if kind in _COMMANDS:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
-        elif kind in ("outage", "hot partition"):
-            begin = self._begin_outage if kind == "outage" else self._throttle_partition
-            begin(rng)
+        elif kind in _OF_SERVICES:
+            _OF_SERVICES[kind](self, rng)
         elif kind == "slurmctld":
             world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
         elif kind == "slurmdbd":
@@ -357,17 +363,17 @@ class Backfill:
                 for host in other.hosts:
                     world.schedule.pause(host, 3 * self.times["ttl"])
 
-    def _begin_outage(self, rng: random.Random) -> None:
+    def begin_outage(self, rng: random.Random) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
         now = self.world.schedule.now
-        fault = rng.choice(("lost_request", "lost_reply"))
+        fault = rng.choice(_FAULTS)
         # In a short one a request is given up, and what follows from that gets an answer.
         length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
         outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
 
-    def _throttle_partition(self, rng: random.Random) -> None:
+    def throttle_partition(self, rng: random.Random) -> None:
         """One partition of the table is hot: requests to it are refused for a while."""
         world = self.world
         job = world.job()
@@ -377,6 +383,23 @@ class Backfill:
         now = world.schedule.now
         world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
         world.say(f"throttled: {what}")
+
+    def aim(self, rng: random.Random) -> None:
+        """An outage of the table begins right when a process makes a certain request."""
+        what, fault = rng.choice(("table", "table write")), rng.choice(_FAULTS)
+        alone = rng.random() < 0.7
+        aims = [Aim(rng.choice(_AIMED), rng.uniform(15, 60), what, fault, alone)]
+        if rng.random() < 0.3:
+            # A worker is cut off, and the one that takes its task, too: the first one comes back.
+            ttl_s = self.times["ttl"]
+            aims = [
+                Aim(
+                    "heartbeat", rng.uniform(1.5, 2.5) * ttl_s, "table", "lost_request", alone=True
+                ),
+                Aim("steal", 2 * ttl_s, "table", "lost_reply", alone=True),
+            ]
+        self.world.say(f"{aims}")
+        self.world.outages.aims.extend(aims)
 
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -486,6 +509,7 @@ _TROUBLES = {
     **_OF_ELEMENTS,
     "outage": 3,
     "hot partition": 1,
+    "aimed outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
     "login node": 1,
@@ -499,4 +523,10 @@ _TROUBLES = {
     "repair": 1,
     "status": 2,
     "resubmit": 2,
+}
+#: Troubles of the services.
+_OF_SERVICES: dict[str, Callable[[Backfill, random.Random], None]] = {
+    "outage": lambda run, rng: run.begin_outage(rng),
+    "hot partition": lambda run, rng: run.throttle_partition(rng),
+    "aimed outage": lambda run, rng: run.aim(rng),
 }

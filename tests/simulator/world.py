@@ -23,7 +23,7 @@ from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
     Network,
-    Outage,
+    Outages,
     SimObjects,
     SimRows,
     WatchedObjects,
@@ -53,7 +53,7 @@ class World:
     controller: Controller
     node: LoginNode
     rates: FaultRates
-    outages: list[Outage] = field(default_factory=list)
+    outages: Outages = field(default_factory=Outages)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
     conditional_replace: bool = True  #: whether it heeds ``If-Match``
     skew_s: float = SKEW_S  #: the most that a clock is wrong

@@ -80,14 +80,19 @@ class TaskRepair:
             done.append(row.task)
             if row.where.count > 1 and not row.items_ok and not row.items_failed:
                 whole.append(row)
-        # Only now: a row is done after its marker, so the marker of every done row is listed.
+        # Only now: a row is done after its marker.
         folder = self._store.paths.done_folder
         self._done = {
             TaskId(key.removeprefix(folder).removesuffix(".done"))
             for key in self._store.objects.list(f"{folder}{self._round.number:03}-")
         }
         for task in done:
-            if task not in self._done:
+            if task in self._done:
+                continue
+            if self._store.objects.size(self._store.paths.done(task)) is not None:
+                # Some stores list an object only after a while.
+                self._done.add(task)
+            else:
                 self._result.unrepaired.append(
                     f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
                     "bucket; restore that object"
