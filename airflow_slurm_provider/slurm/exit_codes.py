@@ -18,7 +18,7 @@ _CLASSES = {
     str(WorkerExit.CONFIG.value): ErrorClass.HANDLER_BUG,
     str(WorkerExit.INFRASTRUCTURE.value): ErrorClass.NODE_FAILURE,
     str(WorkerExit.NO_PROGRESS.value): ErrorClass.NODE_FAILURE,
-    str(WorkerExit.CREDENTIALS.value): ErrorClass.AUTH,
+    str(WorkerExit.CREDENTIALS.value): ErrorClass.NODE_FAILURE,
     str(WorkerExit.CLOCK.value): ErrorClass.NODE_FAILURE,
 }
 

@@ -38,9 +38,9 @@ def start(settings: Settings) -> list[str]:
     """Have both services running, with the bucket and the table; what was started."""
     services = []
     if settings.mode is Mode.SLURM:
-        services.append(_seaweedfs(settings))
+        services.append(seaweedfs(settings))
     if settings.dynamodb_endpoint is None or settings.mode is Mode.EMBEDDED:
-        services.append(_moto(settings))
+        services.append(moto(settings))
     started = [service.name for service in services if ensure(settings, service)]
     try:
         _make_bucket(settings)
@@ -50,7 +50,7 @@ def start(settings: Settings) -> list[str]:
     return started
 
 
-def _seaweedfs(settings: Settings) -> Service:
+def seaweedfs(settings: Settings) -> Service:
     folder = settings.folder("seaweedfs")
     identities = folder / "identities.json"
     identities.touch(mode=0o600)
@@ -83,7 +83,7 @@ def _seaweedfs(settings: Settings) -> Service:
     )
 
 
-def _moto(settings: Settings) -> Service:
+def moto(settings: Settings) -> Service:
     return Service(
         name="moto",
         argv=(

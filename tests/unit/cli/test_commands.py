@@ -103,7 +103,7 @@ def test_a_worker_whose_credentials_had_expired_is_named_in_status_with_what_to_
     cli.slurm.arrays["101"] = ArrayState("101", elements)
     ended = cli("status", "job-1")
     assert "1 worker ended because AWS credentials on the node" in ended.fields["problem"]
-    assert ended.fields["workers lost"] == "1 (auth 1)"
+    assert ended.fields["workers lost"] == "1 (node_failure 1)"
     assert "renew them and submit the job again" in ended.out
     (lost,) = cli("status", "job-1", "--json").json["lost_workers"]
     assert lost["reason"].startswith("AWS credentials on the node were missing or had expired; ")

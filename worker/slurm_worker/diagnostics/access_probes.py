@@ -73,14 +73,15 @@ def probe_bucket(objects: ObjectStore, prefix: str, unique: str) -> list[AccessP
     )
 
 
-def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
+def clock_ahead(url: str, timeout_s: float = 10.0) -> float | None:
     """Seconds by which this machine's clock is certainly ahead of a server's; negative if behind.
 
     A server gives its time in whole seconds, so 0 means no more than that the clocks may
-    agree. The request is not signed: a clock that is far off has signed requests refused.
+    agree. None if the server gives no time, as some other than AWS's. The request is not signed: a
+    clock that is far off has signed requests refused.
 
     Raises:
-        ServiceError: if the server does not answer, or gives no time.
+        ServiceError: if the server does not answer.
     """
     try:
         sent, headers, received = _headers_of(url, timeout_s)
@@ -91,8 +92,8 @@ def clock_ahead(url: str, timeout_s: float = 10.0) -> float:
         ) from error
     try:
         second = parsedate_to_datetime(headers["Date"]).timestamp()
-    except (TypeError, ValueError) as error:
-        raise ServiceError(f"the reply of {url} has no date", "check the endpoint") from error
+    except (TypeError, ValueError):
+        return None
     # It answered at some time within that second, and between our two: clocks may agree.
     least, most = sent - (second + 1), received - second
     return round(max(least, 0.0) + min(most, 0.0), 1)

@@ -66,7 +66,8 @@ class AwsProbes:
     """Requests that `Services` has no method for."""
 
     table: Callable[[], TableDescription]  #: describes the site's table
-    ahead_s: Callable[[], float]  #: seconds that this machine's clock is ahead of DynamoDB's
+    #: Seconds that this machine's clock is ahead of DynamoDB's; None if that gives no time
+    ahead_s: Callable[[], float | None]
     #: Opens the bucket without the checksums that S3 does not require; None if nothing does
     plain: Callable[[], ObjectStore] | None = None
 
@@ -126,8 +127,14 @@ def table_description(found: Mapping[str, Any]) -> TableDescription:
     )
 
 
-def judge_clock(check: str, whose: str, ahead_s: float) -> Finding:
-    """A clock that is so many seconds ahead of AWS's, or behind it where negative."""
+def judge_clock(check: str, whose: str, ahead_s: float | None) -> Finding:
+    """A clock that is so many seconds ahead of AWS's, or behind it where negative.
+
+    None if the table's service gives no time: workers use the clocks of their nodes then.
+    """
+    if ahead_s is None:
+        found = f"the table's replies have no date to compare the clock of {whose} with"
+        return Finding(check, Level.WARN, found, "set it by NTP: leases depend on it here")
     if not ahead_s:
         return Finding(check, Level.PASS, f"the clock of {whose} agrees with AWS's")
     way = "ahead of" if ahead_s >= 0 else "behind"

@@ -351,6 +351,14 @@ def test_a_site_without_accounting_gives_a_warning() -> None:
     )
 
 
+def test_a_table_whose_replies_have_no_date_gives_a_warning_on_each_side() -> None:
+    cluster = Cluster(said=json.dumps({**NODE, "clock_ahead_s": None}))
+    found = examine(cluster, probes=replace(probes(), ahead_s=lambda: None))
+    for check in ("clock", "node_clock"):
+        assert found[check].level is Level.WARN
+        assert "NTP" in found[check].fix
+
+
 @pytest.mark.parametrize(
     ("ahead_s", "level"),
     [(0.9, Level.PASS), (-30.0, Level.WARN), (300.0, Level.FAIL), (-300.0, Level.FAIL)],

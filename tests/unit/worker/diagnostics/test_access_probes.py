@@ -90,18 +90,24 @@ def server_that_says(date: str, status: int) -> Iterator[str]:
 def test_clocks_that_agree_are_reported_as_equal(status: int) -> None:
     with server_that_says(formatdate(time.time(), usegmt=True), status) as url:
         # The server's answer is from before the request: ahead by as long as that took.
-        assert 0 <= clock_ahead(url) < 60
+        ahead_s = clock_ahead(url)
+        assert ahead_s is not None
+        assert 0 <= ahead_s < 60
 
 
 @pytest.mark.parametrize("ahead_s", [-300, 300])
 def test_a_wrong_clock_is_reported_with_its_difference(ahead_s: int) -> None:
     with server_that_says(formatdate(time.time() - ahead_s, usegmt=True), 200) as url:
-        assert abs(clock_ahead(url) - ahead_s) < 60
+        found = clock_ahead(url)
+        assert found is not None
+        assert abs(found - ahead_s) < 60
 
 
-def test_a_server_that_gives_no_time_or_is_away_is_an_error() -> None:
-    with server_that_says("", 200) as url, pytest.raises(ServiceError, match="has no date"):
-        clock_ahead(url)
+def test_a_server_that_gives_no_time_says_nothing_about_the_clock_and_one_away_is_an_error() -> (
+    None
+):
+    with server_that_says("", 200) as url:
+        assert clock_ahead(url) is None
     with pytest.raises(ServiceError, match="can't be reached"):
         clock_ahead(url)
 
