@@ -19,6 +19,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
@@ -38,7 +39,8 @@ from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.seen import Seen
-from tests.simulator.user import Stuck, User, Verb
+from tests.simulator.stores.credentials import FASTER
+from tests.simulator.user import Command, Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
 _EPOCH = 1_700_000_000.0
@@ -47,6 +49,8 @@ _UNTIL_S = 60_000.0
 _PATIENCE_S = 900.0
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
+#: Otherwise one is enough once nothing goes wrong; another one may have been cancelled before.
+_FEW_SUBMISSIONS = 2
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
@@ -64,6 +68,7 @@ _AIMED = (
     *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
     *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
 )
+_POLL_S = 20.0
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -146,6 +151,7 @@ class Backfill:
             conditional_put=conditional,
             conditional_replace=conditional and rng.random() < 0.9,
             skew_s=rng.choice(_SKEWS_S),
+            role=not self.calm and rng.random() < 0.25,
         )
         shape = self.shape
         self.world.rows.say = seen.say
@@ -159,6 +165,7 @@ class Backfill:
             bounded=shape.bounded,
         )
         self._damaged: dict[str, bytes] = {}
+        self._waiter: Command | None = None
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         self.fleet = Fleet(self.world)
@@ -236,15 +243,16 @@ class Backfill:
         lines = [f'{{"id": "k{n}", "n": {n}}}\n' for n in range(self.shape.items)]
         world.objects.put(INPUT, "".join(lines).encode())
         chance = self.seen.rng_of("main")
-        if chance.random() < 0.05 and self.seen.happens("input", "an earlier release"):
+        if chance.random() < 0.1 and self.seen.happens("input", "an earlier release"):
             # An earlier release created a job before it had read the input.
             spec = self.config().spec
             world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
+            self.user.begin("submit", _submit(self), disturbed=True)
         self._until_done("submit", _submit(self))
         self._wait()
         self._restore()
         for _ in range(self.shape.retries):
-            self._until_done("retry", _retry)
+            self._until_done("retry", self._some_retry(chance))
             self._wait()
             self._restore()
         self.handler.corrected = True
@@ -270,6 +278,18 @@ class Backfill:
             self._until_done("aggregate", _aggregate)
             self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
+
+    def _some_retry(self, rng: random.Random) -> Verb:
+        """A retry of all classes, of some, by the policy, or of some items."""
+        classes = [error_class.value for error_class in ErrorClass]
+        kind = rng.choice(("all", "all", "some", "policy", "items"))
+        if kind == "policy":
+            classes = []
+        elif kind == "some":
+            classes = sorted(rng.sample(classes, len(classes) // 2))
+        keys = [f"k{number}" for number in range(self.shape.items)]
+        only = rng.sample(keys, len(keys) // 2) if kind == "items" else None
+        return lambda services: api.retry(services, JOB, classes, only=only, log=_quiet)
 
     def _retry_the_rest(self) -> None:
         """Until no task has failed as a whole: a dataset needs every task."""
@@ -305,6 +325,7 @@ class Backfill:
         world = self.world
         since, submissions = world.schedule.now, 0
         while not world.complete():
+            self._keep_waiting()
             self._moments += 1
             rng = self.seen.rng_of(f"moment {self._moments}")
             world.schedule.sleep(rng.expovariate(1 / 6.0))
@@ -313,11 +334,31 @@ class Backfill:
             since = max(since, self.until, *(outage.end for outage in world.outages))
             if world.schedule.now > since + _PATIENCE_S and not self.user.running:
                 submissions += 1
-                if submissions > _MOST_SUBMISSIONS:
+                most = _MOST_SUBMISSIONS if self.handler.ends_elements else _FEW_SUBMISSIONS
+                if submissions > most:
                     raise Violation(f"the job does not end: {world.states()}")
                 self.user.until_done("resume", _resume, self._correct)
                 self.user.until_done("submit", _submit(self), self._correct)
                 since = world.schedule.now
+
+    def _keep_waiting(self) -> None:
+        """Somebody waits for the job: that process renews the nodes' credentials."""
+        if self.world.role and (self._waiter is None or self._waiter.ended.is_set()):
+            rng = self.seen.rng_of(f"waiter {self._moments}")
+            disturbed = rng.random() < 0.3 and self.world.schedule.now < self.until
+            self._waiter = self.user.begin("wait", self._watch, disturbed=disturbed, waits=True)
+
+    def _watch(self, services: Services) -> None:
+        schedule = self.world.schedule
+        watcher = Watcher(
+            services,
+            JOB,
+            self.log,
+            max_resubmissions=2,
+            clock=lambda: schedule.now * FASTER,
+        )
+        while not watcher.poll().finished:
+            schedule.sleep(_POLL_S)
 
     def _trouble(self, rng: random.Random) -> None:
         world = self.world
