@@ -71,6 +71,9 @@ simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n
 old-faults: ## put back each fault of an earlier release; print the first simulated seed that finds it
 	@$(BIN)/python -m tests.simulator.old_faults --jobs 2
 
+mutants: ## break each condition and each order of the protocol; the simulator must find 95 % (or SEEDS=n)
+	@$(BIN)/python -m tests.simulator.mutants --seeds $(or $(SEEDS),2000) --jobs 2
+
 bench: setup ## measure the worker; writes benchmarks/RESULTS.md (on an idle machine; 8 minutes)
 	@$(STACK_RUN) with sh -c '. .stack/env && PATH="$$PWD/.stack/tools/bin:$$PATH" exec $(BIN)/python -m benchmarks.peers --engine > .stack/peers.json'
 	@$(BIN)/python -m benchmarks --peers .stack/peers.json

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 def logs(common: Common, job: JobId, task: str, worker: str, errors: bool, output: bool) -> int:
     """Print the log lines of JOB's workers, worker by worker; with --json, as raw JSON lines.
 
-    A worker that was killed has not uploaded its last lines. Use --output to see them.
+    A worker that was killed has not uploaded its last lines. Use --output to see them. With
+    --errors, workers whose AWS credentials or clock were wrong are named too, by their exit codes.
     """
     if output and not worker:
         raise click.UsageError("--output: needs --worker with the array element, such as 1234_7")

@@ -11,22 +11,20 @@ depends on the machine's timing.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.coordinator.services import Services, open_services
 from airflow_slurm_provider.coordinator.spec.site import load_site
 from airflow_slurm_provider.coordinator.status.progress import Progress, read_progress
 from airflow_slurm_provider.coordinator.submission import control
+from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.keys import JobId
 from tests.chaos.checks import (
     attempts_over_one,
@@ -39,26 +37,22 @@ from tests.chaos.checks import (
 from tests.chaos.faults.daemons import Daemons
 from tests.chaos.faults.disks import Disks, mounted_disks
 from tests.chaos.faults.disturber import Disturber
-from tests.chaos.faults.proxy import Faults, Upstream, listening_proxy
-from tests.chaos.faults.ssh import Cuts, ssh_proxy
+from tests.chaos.faults.proxy import Faults
+from tests.chaos.faults.ssh import Cuts
 from tests.chaos.faults.tally import Tally
 from tests.chaos.faults.workers import workers_of
+from tests.chaos.job import RETRY_ROUNDS, TTL_S, Job, proxied_site
 from tests.chaos.queue_watch import Ghosts, QueueWatch, live_arrays
 from tests.chaos.report import Report
 from tests.chaos.sizes import Size
 from tests.chaos.user import User, UserGaveUpError, Verb
 from tests.chaos.waiting import Waiting
-from tests.stack import login
-from tests.stack.airflow_api import AirflowApi
+from tests.stack.airflow_api import AirflowApi, AirflowApiError
 from tests.stack.process import wait_until
-from tests.stack.settings import LOOPBACK, ROOT, Settings
+from tests.stack.settings import ROOT, Settings
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
 
-HANDLER = Path(__file__).with_name("handler")
-TTL_S, HEARTBEAT_S, MARGIN_S = 12.0, 3.0, 2.0
-#: Losses are the round's own doing here, so they must not look like a task that kills workers.
-MAX_LOST = 1000
 _POLL_S = 1.0
 _PATIENCE_S = 8.0
 #: Without a new task that is done for so long, the user does something. A lease ends sooner.
@@ -66,11 +60,10 @@ _STILL_S = 30.0
 _END_S = 90.0
 #: Airflow takes a minute to see that a task's process died with the scheduler.
 _RESUMES_S = 240.0
-_RETRIES = 5
 
 
 class ChaosError(Exception):
-    """The round could not be carried out; this says nothing about the job's correctness."""
+    """The job did not come to its end in time, or the round could not be carried out."""
 
 
 class Round:
@@ -122,7 +115,7 @@ class Round:
         """Run the round, and check its result.
 
         Raises:
-            ChaosError: if it is not complete in time.
+            ChaosError, StackError: if the stack can't be left as it was found.
         """
         with ExitStack() as stack:
             disks = stack.enter_context(mounted_disks(self._settings, self._fork(), self._say))
@@ -132,17 +125,30 @@ class Round:
             stack.callback(self._waiting.close)
             disturber = self._disturber(disks)
             stack.callback(disturber.close)
-            stack.enter_context(self._proxied())
+            site = stack.enter_context(proxied_site(self._settings, self._faults, self._cuts))
+            (self._folder / "site.yaml").write_text(site)
             watch = QueueWatch(self._job_id)
             stack.callback(watch.close)
-            self._live(disturber, self._write_config(disks))
+            job = Job(self._job_id, self._keys, self._size, self._cure, disks.setup)
+            ended = self._lives(disturber, job.write(self._folder))
             disturber.close()
             watch.close()
-            self._report.problems += sorted(watch.seen)
-            self._leave_nothing()
-        self._report.seconds = time.monotonic() - self._began
-        self._check()
+            self._report.problems += [*self._user.problems, *sorted(watch.seen)]
+            if ended:
+                self._leave_nothing()
+        self._count()
+        if ended:
+            self._check()
         return self._report
+
+    def _lives(self, disturber: Disturber, config: Path) -> bool:
+        """Whether the job came to its end; if not, the reason is a problem of the report."""
+        try:
+            self._live(disturber, config)
+        except (ChaosError, UserGaveUpError, ServiceError, LookupError, AirflowApiError) as error:
+            self._report.problems.append(str(error))
+            return False
+        return True
 
     def _live(self, disturber: Disturber, config: Path) -> None:
         """The life of the job: submitted, published, retried, published again."""
@@ -158,7 +164,7 @@ class Round:
         self._cure.touch()
         self._command(Verb.RETRY, self._job_id)
         disturber.plan(self._size.retry_plan, *self._size.retry_window_s)
-        for _ in range(_RETRIES):
+        for _ in range(RETRY_ROUNDS):
             self._wait_for_round(disturber, config)
             # A task may have failed on a full disk three times: that is a round of its own.
             if self._user.run(Verb.RETRY, self._job_id)["round"] is None:
@@ -184,61 +190,6 @@ class Round:
             self._say,
             lambda: self._waiting.deferred,
         )
-
-    @contextmanager
-    def _proxied(self) -> Iterator[None]:
-        """A site file whose services are behind the proxies, also for the workers."""
-        site = self._services.site
-        s3, dynamodb = site.aws.s3_endpoint_url, site.aws.dynamodb_endpoint_url
-        if s3 is None or dynamodb is None:
-            raise ChaosError("the site names no endpoints: chaos runs on the development stack")
-        with (
-            listening_proxy(Upstream.S3, s3, self._faults) as s3_proxy,
-            listening_proxy(Upstream.DYNAMODB, dynamodb, self._faults) as dynamodb_proxy,
-            ssh_proxy(self._settings.ports["sshd"], self._cuts) as port,
-        ):
-            document = yaml.safe_load(Path(self._environment["SLURMCTL_CONFIG"]).read_text())
-            document["aws"] |= {
-                "s3_endpoint_url": s3_proxy,
-                "dynamodb_endpoint_url": dynamodb_proxy,
-            }
-            known = self._folder / "known_hosts"
-            known.write_text(f"[{LOOPBACK}]:{port} {login.host_key(self._settings)}\n")
-            document["cluster"] |= {"port": port, "known_hosts": str(known)}
-            (self._folder / "site.yaml").write_text(yaml.safe_dump(document))
-            yield
-
-    def _write_config(self, disks: Disks) -> Path:
-        lines = (json.dumps({"key": key}) + "\n" for key in self._keys)
-        (self._folder / "items.jsonl").write_text("".join(lines))
-        lease = {"ttl": TTL_S, "heartbeat": HEARTBEAT_S, "margin": MARGIN_S, "max_lost": MAX_LOST}
-        document: dict[str, Any] = {
-            "job_id": self._job_id,
-            "input": {"path": str(self._folder / "items.jsonl"), "key": "key"},
-            "handler": {
-                "entry": "digest:handle",
-                "code": str(HANDLER),
-                "params": {"seconds": self._size.item_s, "cure": str(self._cure)},
-            },
-            "bundle": self._size.bundle,
-            "workers": self._size.workers,
-            "worker": {"tries": 1},
-            "lease": lease,
-            "retry": {
-                "network": {"rounds": _RETRIES, "backoff": 0},
-                "node_failure": {"rounds": _RETRIES, "backoff": 0},
-            },
-            # Two processors for each, so that a submission has workers on both nodes.
-            "slurm": {
-                "time": "00:15:00",
-                "mem": "400M",
-                "cpus_per_task": 2,
-                "setup": [disks.setup],
-            },
-        }
-        config = self._folder / "job.yaml"
-        config.write_text(yaml.safe_dump(document))
-        return config
 
     def _command(self, verb: Verb, *arguments: str | Path, **options: Any) -> dict[str, Any]:
         kills = self._size.kills.get(verb, 0)
@@ -304,7 +255,7 @@ class Round:
             self._user.run(Verb.SUBMIT, config)
 
     def _publish_among_zombies(self, disturber: Disturber) -> None:
-        """Publish at once, wake who is frozen, and publish again: nothing may have changed."""
+        """Publish at once, wake the frozen workers, and publish again: nothing may have changed."""
         self._command(Verb.AGGREGATE, self._job_id)
         first = read_manifest(self._services, self._job_id)
         disturber.thaw_all()
@@ -318,8 +269,9 @@ class Round:
     def _leave_nothing(self) -> None:
         """Cancel as a user; after that, nothing of the job waits, and soon nothing runs."""
         self._command(Verb.CANCEL, self._job_id)
-        if left := live_arrays(self._job_id):
-            self._report.problems.append(f"after the cancel, Slurm has {left}")
+        left = live_arrays(self._job_id)
+        if left is None or left:
+            self._report.problems.append(f"after the cancel, Slurm has {left or 'no answer'}")
         if not wait_until(lambda: not workers_of(self._job_id), _END_S, _POLL_S):
             self._report.problems.append(f"workers still run: {workers_of(self._job_id)}")
 
@@ -331,19 +283,25 @@ class Round:
         if not wait_until(lambda: not workers_of(self._job_id), _END_S, _POLL_S):
             raise ChaosError(f"workers did not end: {workers_of(self._job_id)}")
 
-    def _check(self) -> None:
-        report, rows = self._report, task_rows(self._services, self._job_id)
-        report.problems += self._user.problems
-        report.problems += problems(self._services, self._job_id, self._keys)
-        done = self._user.ended
-        said = {"published": done["aggregate 0"], "cancelled": done["cancel 0"]}
-        report.problems += audit_problems(self._services, self._job_id, said)
+    def _count(self) -> None:
+        """Fill the report's figures."""
+        report = self._report
+        report.seconds = time.monotonic() - self._began
         report.requests = self._faults.requests
         report.faults = self._tally.counts + self._faults.counts
-        report.arrays = sum(
-            len(each.slurm_job_ids) for each in self._services.jobs(self._job_id).submissions()
-        )
+        if self._services.jobs(self._job_id).find() is None:
+            return
+        rows = task_rows(self._services, self._job_id)
+        submissions = self._services.jobs(self._job_id).submissions()
+        report.arrays = sum(len(each.slurm_job_ids) for each in submissions)
         report.further_attempts, report.leases_lost = attempts_over_one(rows), leases_lost(rows)
+
+    def _check(self) -> None:
+        """Check the promises."""
+        report, done = self._report, self._user.ended
+        report.problems += problems(self._services, self._job_id, self._keys)
+        said = {"published": done["aggregate 0"], "cancelled": done["cancel 0"]}
+        report.problems += audit_problems(self._services, self._job_id, said)
         if report.faults.total() < self._size.least_faults:
             report.problems.append(
                 f"only {report.faults.total()} faults were injected, {self._size.least_faults} "
@@ -357,7 +315,7 @@ def run_round(
     """Run a round on the stack that is up.
 
     Raises:
-        ChaosError: if the stack is none that can be disturbed, or the job is not done in time.
+        ChaosError, StackError: if the stack can't be disturbed, or can't be left as it was found.
     """
     settings = remembered_settings(state_folder(ROOT))
     if settings is None:
@@ -367,7 +325,5 @@ def run_round(
         if services.site.cluster.transport != "ssh":
             raise ChaosError("chaos needs the stack with Slurm, as root (STACK=slurm)")
         return Round(services, settings, environment, size, seed, folder, say).run()
-    except UserGaveUpError as error:
-        raise ChaosError(f"seed {seed}: {error}") from error
     finally:
         services.close()

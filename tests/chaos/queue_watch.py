@@ -13,7 +13,7 @@ from tests.chaos.faults.workers import workers_of
 _EVERY_S = 1.0
 _TIMEOUT_S = 30.0
 #: An element whose process has not begun, or has just ended, is none.
-_GHOST_S = 15.0
+GHOST_S = 15.0
 _LIVE = "PENDING,RUNNING,SUSPENDED,CONFIGURING"
 
 
@@ -65,7 +65,7 @@ class Ghosts:
         self._since = {
             element: self._since.get(element, now) for element in running if element not in workers
         }
-        ghosts = [element for element, since in self._since.items() if now - since > _GHOST_S]
+        ghosts = [element for element, since in self._since.items() if now - since > GHOST_S]
         if ghosts and _ask(["scancel", *ghosts]) is not None:
             self.cancelled += len(ghosts)
         return len(workers.intersection(running))

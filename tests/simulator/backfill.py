@@ -10,11 +10,14 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+from unittest import mock
 
 from airflow_slurm_provider.coordinator import api
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
+from airflow_slurm_provider.coordinator.planning import planner
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_status
@@ -26,6 +29,7 @@ from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
+from tests.simulator.checks.moments import Moments
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
@@ -47,6 +51,8 @@ _EPOCH = 1_700_000_000.0
 _UNTIL_S = 60_000.0
 #: A job without faults has ended after this time; otherwise its user submits it again.
 _PATIENCE_S = 900.0
+#: Task rows between two writes of a round's cursor: few, as its tasks are.
+_CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
 #: Otherwise one is enough once nothing goes wrong; another one may have been cancelled before.
@@ -172,6 +178,7 @@ class Backfill:
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
         self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
@@ -187,6 +194,7 @@ class Backfill:
                 scratch() as world.scratch,
                 seeded(self.seed, lambda: _EPOCH + schedule.now),
                 alarms(schedule),
+                mock.patch.object(planner, "CURSOR_EVERY", _CURSOR_EVERY),
                 handlers.registered(self.seed, self.handler),
             ):
                 schedule.run(Host("main"), self._main)
@@ -477,6 +485,10 @@ class Backfill:
             raw["limits"] = {"api": {"rate": 20, "quota_per_day": 100_000}}
         return parse_config(raw, raw)
 
+    def someone(self) -> str:
+        """A user, one of several."""
+        return f"user {self.world.schedule.now:.0f}"
+
     def log(self, line: str) -> None:
         """What a command prints."""
         self.world.say(f"  {line}")
@@ -528,7 +540,7 @@ def _quiet(_line: str) -> None:
 
 
 _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
-    "pause": lambda _run: lambda services: control.pause(services, JOB),
+    "pause": lambda run: partial(control.pause, job_id=JOB, actor=run.someone()),
     "resume": lambda _run: _resume,
     "submit": _submit,
     "add workers": lambda _run: _add_workers,

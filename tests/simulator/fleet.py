@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.execution.flight_recorder import HangDetector, Record, Recorder
 from slurm_worker.node.context import NodeContext
@@ -27,6 +28,9 @@ from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143
 _MOST_PROCESSES = 20
+#: Part of the processes that die after a request, and the names of the requests.
+_SHORT_LIVES = 0.15
+_POINTS = ("object put", "complete", "decide", "put", "claim", "steal", "heartbeat", "cursor")
 #: Seconds between two checks of a supervisor whether a process hangs.
 _LOOK_S = 1.0
 
@@ -141,7 +145,7 @@ class _Process:
 
     def _work(self) -> int:
         world, element = self._world, self._element
-        network = world.network(self._rng, node=self._host)
+        network = world.network(self._rng, self._disturbance(), self._host)
         objects = world.store(network)
         _, key = split_s3_uri(self._options["--config"], "--config")
         config = read_config(objects.get(key), key)
@@ -179,6 +183,32 @@ class _Process:
         )
         return int(Worker(context).run())
 
+    def _disturbance(self) -> Callable[[str], None]:
+        """What happens to some processes after one of their requests was answered: they die.
+
+        Most accidents come at any time, and hardly ever between two requests of a commit.
+        """
+        rng = self._world.seen.rng_of(f"{self._host.name} request")
+        ends, point, left = rng.random() < _SHORT_LIVES, rng.choice(_POINTS), rng.randint(1, 4)
+        node = rng.random() < 0.5
+
+        def disturb(name: str) -> None:
+            nonlocal left
+            world = self._world
+            left -= name == point
+            if left or name != point or world.schedule.now > world.rates.until:
+                return
+            kind = "node fails" if node else "process dies"
+            if not world.seen.happens(f"{self._host.name} after {name}", kind):
+                return
+            if node:
+                world.controller.kill(self._element, ElementState.NODE_FAIL, requeued=True)
+            else:
+                world.schedule.kill(self._host)
+            raise Killed
+
+        return disturb if ends else _nothing
+
     def _leave(self) -> None:
         self._codes.append(int(WorkerExit.OK))
         self._host.when_killed = None
@@ -204,6 +234,10 @@ def _report(death: Death, table: TaskTable) -> None:
         table.record_crash(TaskId(death.task), death.attempt, death.owner, death.crash)
     for task, attempt in death.leases:
         table.abandon(TaskId(task), attempt, death.owner)
+
+
+def _nothing(_name: str) -> None:
+    """Let the process continue."""
 
 
 @dataclass

@@ -47,6 +47,7 @@ _RARE = (
     Behaviour.POISON,
     Behaviour.LIMITED,
     Behaviour.FATAL,
+    Behaviour.FATAL,
     Behaviour.MEMORY,
     Behaviour.NO_JSON,
     Behaviour.LATE,
@@ -211,7 +212,7 @@ def _limited(handler: SimHandler, item: dict[str, Any], calls: int) -> dict[Any,
 
 def _fatal(handler: SimHandler, item: dict[str, Any], calls: int) -> dict[Any, Any]:
     if calls == 1:
-        raise FatalError("the key is wrong")
+        raise FatalError(f"the key is wrong for {item['id']}")
     return handler.succeed(item["id"])
 
 

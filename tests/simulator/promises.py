@@ -5,6 +5,7 @@ from __future__ import annotations
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.protocol.keys import SubmitState
 from tests.simulator.checks.audit import Audit
+from tests.simulator.checks.cancels import token_of
 from tests.simulator.checks.dataset import check_dataset, read_manifest
 from tests.simulator.checks.outcomes import Outcomes, check_ends
 from tests.simulator.checks.rounds import Rounds
@@ -37,6 +38,8 @@ class Promises:
         Raises:
             Violation: if it must not be.
         """
+        if token_of(array) not in {row.token for row in self._world.jobs.submissions()}:
+            raise Violation(f"array {array.name} was submitted without an intent")
         alive = [other for other in self._world.controller.arrays if other.alive]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")

@@ -24,6 +24,8 @@ _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
+#: The same for all commands of a run: what they need may be refused, too.
+_MOST_REFUSALS_EVER = 100
 
 
 class Stuck(Exception):
@@ -53,6 +55,7 @@ class User:
     def __init__(self, world: World, *, careful: bool) -> None:
         self._world = world
         self._careful = careful
+        self._refusals = 0
         self.running: dict[Command, None] = {}
         self._commands = 0
 
@@ -76,7 +79,8 @@ class User:
                 return command.value
             if isinstance(command.error, UserError):
                 refusals += not self.running
-                if refusals > _MOST_REFUSALS:
+                self._refusals += not self.running
+                if refusals > _MOST_REFUSALS or self._refusals > _MOST_REFUSALS_EVER:
                     raise Stuck(f"{name} is refused again and again: {command.error}")
                 prepare()
             self._world.schedule.sleep(rng.uniform(1, 30))
@@ -109,6 +113,7 @@ class User:
             try:
                 command.value = verb(services)
                 command.done = True
+                world.command_done(host)
                 world.say(f"{host.name}: done")
             except (ServiceError, UserError) as error:
                 command.error = error

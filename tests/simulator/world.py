@@ -61,6 +61,8 @@ class World:
     role: bool = False  #: whether the nodes get credentials of a role, which expire
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: WatchedObjects = field(default_factory=WatchedObjects)
+    #: Called with the process of each command that has succeeded.
+    command_done: Callable[[Host], None] = lambda _host: None
     scratch: Path = Path()
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _failed(error: UserError | ServiceError) -> WorkerExit:
-    print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
+    # A full disk under the output must not change how this ends.
+    with suppress(OSError):
+        print(f"slurm-worker: {error}", file=sys.stderr)  # noqa: T201
     return WorkerExit.after(error)
 
 

@@ -41,7 +41,8 @@ from slurm_worker.protocol.task_table import TaskTable
 
 SEGMENT_ITEMS = 50_000
 _WRITERS = 32
-_CURSOR_EVERY = 2_000
+#: Task rows of a round between two writes of how many exist.
+CURSOR_EVERY = 2_000
 
 Items = Iterable[tuple[str, dict[str, Any]]]
 
@@ -239,7 +240,7 @@ class Planner:
         numbered = enumerate(map(totals.add, slices))
         deque(islice(numbered, round_row.cursor), maxlen=0)
         with ThreadPoolExecutor(_WRITERS) as pool:
-            while batch := list(islice(numbered, _CURSOR_EVERY)):
+            while batch := list(islice(numbered, CURSOR_EVERY)):
                 deque(pool.map(create, *zip(*batch, strict=True)), maxlen=0)
                 self._jobs.advance_cursor(round_row.number, totals.tasks)
                 self._log(f"wrote {format_count(totals.tasks, 'task row')}")

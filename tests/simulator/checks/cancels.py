@@ -37,7 +37,7 @@ class Cancels:
         result = control.cancel(services, JOB)
         for array in self._world.controller.arrays:
             left = any(element.state in _WAITS_OR_RUNS for element in array.elements)
-            if left and array.submitted < begun and _token_of(array) in tokens:
+            if left and array.submitted < begun and token_of(array) in tokens:
                 raise Violation(f"array {array.name} waits or runs after a cancel that succeeded")
         self._ended |= tokens
         return result
@@ -48,10 +48,10 @@ class Cancels:
         Raises:
             Violation: if its submission was cancelled.
         """
-        if _token_of(element.array) in self._ended:
+        if token_of(element.array) in self._ended:
             raise Violation(f"worker {element.name} starts after a cancel that succeeded")
 
 
-def _token_of(array: Array) -> str:
+def token_of(array: Array) -> str:
     """What the submission of an array is known by: see `job_rows.job_name`."""
     return array.name.removeprefix(f"{JOB}.").split(".")[1]

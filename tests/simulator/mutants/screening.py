@@ -51,21 +51,27 @@ class Screen:
 
 
 def screen(seed: int) -> tuple[set[Mutant], list[Difference]]:
-    """The mutants that the runs of a seed meet, and where they differ first.
+    """The mutants that the runs of a seed meet, and where they differ first."""
+    met: set[Mutant] = set()
+    found: list[Difference] = []
+    for kind in Kind:
+        seen = screen_run(kind, seed)
+        met |= seen.met
+        found += seen.found.values()
+    return met, found
+
+
+def screen_run(kind: Kind, seed: int) -> Screen:
+    """What one unbroken run has met.
 
     Raises:
         ValueError: if the unbroken product breaks a promise; then no mutant says anything.
     """
-    met: set[Mutant] = set()
-    found: list[Difference] = []
-    for kind in Kind:
-        run, seen = kind.run(seed), Screen(kind, seed)
-        table_of(run).on_refusal = seen.refused
-        if broken := what_breaks(run):
-            raise ValueError(f"seed {seed}: {broken}")
-        met |= seen.met
-        found += seen.found.values()
-    return met, found
+    run, seen = kind.run(seed), Screen(kind, seed)
+    table_of(run).on_refusal = seen.refused
+    if broken := what_breaks(run):
+        raise ValueError(f"seed {seed}: {broken}")
+    return seen
 
 
 def _written(pk: str, sk: str, row: Row | None, statement: Statement) -> str | None:

@@ -35,6 +35,12 @@ _OF_CREDENTIALS = (
     sdk.CredentialRetrievalError,
     sdk.SSOError,
     sdk.TokenRetrievalError,
+    # `aws login` is newer than the oldest SDK that we support.
+    getattr(sdk, "LoginError", sdk.SSOError),
+)
+_EXPIRED_SESSIONS = (
+    sdk.UnauthorizedSSOTokenError,
+    getattr(sdk, "LoginRefreshRequired", sdk.UnauthorizedSSOTokenError),
 )
 #: What the SDK raises instead of sending a request, or if no answer comes. It raises a plain
 #: RuntimeError if the credentials that it has read again have expired too.
@@ -140,12 +146,12 @@ def unanswered(where: str, error: Exception, check: str) -> ServiceError:
 
     If credentials are not the reason, the user should `check` this.
     """
-    if isinstance(error, _OF_CREDENTIALS):
-        return NoCredentials(f"{where}: {_sentence(error)}", _LOOKED_FOR)
-    if "credentials are still expired" in str(error):
+    if isinstance(error, _EXPIRED_SESSIONS) or "credentials are still expired" in str(error):
         return ExpiredCredentials(
             f"{where}: the AWS credentials have expired ({_sentence(error)})", RENEW
         )
+    if isinstance(error, _OF_CREDENTIALS):
+        return NoCredentials(f"{where}: {_sentence(error)}", _LOOKED_FOR)
     return ServiceError(f"{where}: {error}", f"check {check}")
 
 

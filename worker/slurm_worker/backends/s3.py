@@ -238,14 +238,14 @@ class S3Objects:
         if place := _region_in(error):
             also = "" if is_aws(self.client) else _ENDPOINT_TOO
             return WrongSetting(
-                f"storage.prefix: bucket {self.bucket!r} is in region {place}, and {endpoint} with "
+                f"bucket {self.bucket!r} is in region {place}, and {endpoint} with "
                 f"region {region} does not serve it",
                 f"set aws.region: {place} in the site file{also}",
             )
         named = error.response.get("Error", {}).get("Endpoint")
         to = headers_of(error).get("location") or named or "another address"
         return WrongSetting(
-            f"storage.prefix: {endpoint} with region {region} does not serve bucket "
+            f"{endpoint} with region {region} does not serve bucket "
             f"{self.bucket!r}: it redirects to {to}",
             f"set aws.region to the bucket's region, and correct {_ENDPOINT}",
         )
@@ -337,14 +337,15 @@ def _digest_instead(params: dict[str, Any], context: dict[str, Any], **_: object
 def _stop_redirects(
     response: tuple[Any, dict[str, Any]] | None, operation: Any, **_: object
 ) -> None:
-    """Refuse a redirect that names no region.
+    """Refuse a redirect of a HEAD of a bucket that names no region.
 
-    The SDK would look for the region with a HEAD of the bucket, which is redirected again, forever.
+    The SDK makes this request where another one was redirected, to learn the region. It would do
+    the same again for this answer, forever.
 
     Raises:
         ClientError: the answer itself.
     """
-    if response is not None:
+    if response is not None and operation.name == "HeadBucket":
         error = ClientError(response[1], operation.name)  # type: ignore[arg-type]  # as the SDK does
         if is_redirect(error) and not _region_in(error):
             raise error

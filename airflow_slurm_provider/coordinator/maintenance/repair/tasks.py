@@ -2,7 +2,7 @@
 
 Several at a time; memory grows with the number of tasks by an entry in a set. Requests: a
 query per page of rows, a list per thousand markers; where rows are missing a GET per segment;
-per repaired row one GET and two writes.
+per repaired row one GET and two writes; a HEAD for each done task whose marker is not listed.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class TaskRepair:
         for task in done:
             if task in self._done:
                 continue
+            # A store's list may be behind; the object decides.
             if self._store.objects.size(self._store.paths.done(task)) is not None:
-                # Some stores list an object only after a while.
                 self._done.add(task)
             else:
                 self._result.unrepaired.append(
                     f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
                     "bucket; restore that object"
                 )
+            else:
+                self._done.add(task)
         kept = [row for row in whole if row.task in self._done]
         return [task for task in undone if task in self._done], kept
 

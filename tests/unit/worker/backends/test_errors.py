@@ -12,6 +12,7 @@ from socket import gethostname
 from typing import Any
 
 import pytest
+from botocore.exceptions import UnauthorizedSSOTokenError
 from botocore.stub import Stubber
 
 from slurm_worker.backends.clock import AwsClock
@@ -191,3 +192,14 @@ def test_a_redirect_of_the_table_is_one_line_with_the_address_and_the_setting() 
         "DynamoDB table 'backfills': the service redirects to https://dynamodb.lab.example/; "
         "correct aws.dynamodb_endpoint_url"
     )
+
+
+def test_a_session_of_single_sign_on_that_has_ended_is_expired_credentials() -> None:
+    client: Any = dynamo_client(session(), "http://127.0.0.1:1")
+
+    def sign(**_: object) -> None:
+        raise UnauthorizedSSOTokenError
+
+    client.meta.events.register("before-call.dynamodb", sign)
+    with pytest.raises(ExpiredCredentials, match="aws sso login"):
+        DynamoRows(client, "backfills", AwsClock()).get("pk", "sk")

@@ -6,10 +6,12 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from slurm_worker.backends.s3 import Checksums, S3Objects, s3_client
+from slurm_worker.backends.checksums import Checksums
+from slurm_worker.backends.s3 import S3Objects, s3_client
 from slurm_worker.errors import (
     AccessDenied,
     ExpiredCredentials,
@@ -189,7 +191,7 @@ def test_a_bucket_in_another_region_is_one_line_with_the_setting(
         verb(objects)
     line = str(told.value)
     assert line == (
-        f"storage.prefix: bucket 'lab' is in region eu-west-1, and {server.url} with region "
+        f"bucket 'lab' is in region eu-west-1, and {server.url} with region "
         "us-east-1 does not serve it; set aws.region: eu-west-1 in the site file, and name an "
         "endpoint of this region in aws.s3_endpoint_url"
     )
@@ -207,7 +209,7 @@ def test_a_redirect_that_names_no_region_is_one_line_with_its_address(
         verb(objects)
     line = str(told.value)
     assert line.startswith(
-        f"storage.prefix: {server.url} with region us-east-1 does not serve bucket 'lab': it "
+        f"{server.url} with region us-east-1 does not serve bucket 'lab': it "
         "redirects to https://s3.lab.example/; "
     )
     assert "aws.region" in line
@@ -265,6 +267,33 @@ def test_when_required_no_request_has_a_checksum_of_the_sdk() -> None:
     *_, deleted = server.requests
     digest = base64.b64encode(hashlib.md5(deleted.body, usedforsecurity=False).digest())
     assert deleted.headers["content-md5"] == digest.decode()
+
+
+class Kept(Exception):
+    """The request was kept, and not sent."""
+
+
+@pytest.mark.parametrize(
+    ("checksums", "trailers"), [(None, ["x-amz-checksum-crc32"]), ("when_required", [])]
+)
+def test_over_https_only_the_setting_keeps_the_sdk_from_sending_trailers(
+    checksums: Checksums | None, trailers: list[str]
+) -> None:
+    client: Any = s3_client(session(), "https://s3.lab.example", checksums)
+    sent: list[dict[str, Any]] = []
+
+    def keep(request: Any, **_: object) -> None:
+        sent.append({name.lower(): value for name, value in request.headers.items()})
+        raise Kept
+
+    client.meta.events.register("before-send.s3", keep)
+    with pytest.raises(Kept):
+        S3Objects(client, "lab").put("a", b"x")
+    (headers,) = sent
+    assert [
+        str(headers[name], "ascii") for name in ["x-amz-trailer"] if name in headers
+    ] == trailers
+    assert ("transfer-encoding" in headers) == bool(trailers)
 
 
 def test_the_nodes_variables_switch_checksums_off_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,3 +70,11 @@ def test_a_full_disk_under_the_output_changes_nothing(tmp_path: Path) -> None:
     assert ended.returncode == WorkerExit.OK
     assert len(list(tmp_path.glob("start-*"))) == 3
     assert not list((tmp_path / "scratch").glob("*")), "the scratch folder is removed"
+
+
+@pytest.mark.parametrize("stderr", ["/dev/null", "/dev/full"])
+def test_a_mistake_has_its_exit_code_also_where_its_line_can_not_be_written(stderr: str) -> None:
+    command = [sys.executable, "-m", "slurm_worker", "run", "--config", "not-a-bucket"]
+    with Path(stderr).open("w") as output:
+        ended = subprocess.run(command, stderr=output, check=False, timeout=60)
+    assert ended.returncode == WorkerExit.CONFIG
