@@ -80,7 +80,7 @@ class TaskRepair:
             done.append(row.task)
             if row.where.count > 1 and not row.items_ok and not row.items_failed:
                 whole.append(row)
-        # Only now: a row is done after its marker.
+        # Only now: a row is done after its marker, so the marker of every done row is listed.
         folder = self._store.paths.done_folder
         self._done = {
             TaskId(key.removeprefix(folder).removesuffix(".done"))
@@ -90,9 +90,7 @@ class TaskRepair:
             if task in self._done:
                 continue
             # A store's list may be behind; the object decides.
-            if self._store.objects.size(self._store.paths.done(task)) is not None:
-                self._done.add(task)
-            else:
+            if self._store.objects.size(self._store.paths.done(task)) is None:
                 self._result.unrepaired.append(
                     f"task {task} is done, but {self._store.paths.done(task)} is missing from the "
                     "bucket; restore that object"
