@@ -83,7 +83,7 @@ class Coverage:
             if not self.transitions[kind, before, after]:
                 lines.append(f"{change} never happens")
             if (kind, before, after) not in TRANSITIONS:
-                lines.append(f"{change} is no change that the protocol allows")
+                lines.append(f"{change} is not a change that the protocol allows")
         return lines
 
     def table(self) -> str:
