@@ -206,7 +206,7 @@ def _short(pk: str) -> str:
 
 
 class WatchedObjects(MemoryObjects):
-    """The bucket; each write and each deletion is told."""
+    """The bucket; reports each write and each deletion."""
 
     def __init__(self) -> None:
         super().__init__()
