@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults engines simulate old-faults bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults engines simulate simulate-exhaustive old-faults mutants bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ chaos-short: ## run one short round of chaos with a fixed seed (make stack-up fi
 submit-faults: ## submit jobs and die before or after each request in turn (make stack-up first)
 	@$(BIN)/python -m tests.chaos.submit_faults --points $(or $(POINTS),200)
 
-engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has: the edges' tests and a whole job (ONLY=name; 10 minutes)
+engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has: the edges' tests and a whole job (ONLY=name; 15 minutes)
 	@./tests/engines/packages.sh
 	@$(BIN)/python -m tests.engines $(if $(ONLY),--only $(ONLY))
 

@@ -43,7 +43,7 @@ _T = TypeVar("_T")
 #: The most array ids, and names, in one command line.
 _MOST_IDS, MOST_NAMES = 500, 100
 #: Seconds after which an array counts as ended although its end was never recorded.
-_VANISHED_AFTER_S = 120.0
+VANISHED_AFTER_S = 120.0
 #: The account, for a shell.
 _ME = '"$(id -un)"'
 
@@ -166,7 +166,7 @@ class JobQueries:
             self._unknown_since.pop(key, None)
             return array
         since = self._unknown_since.setdefault(key, self._clock())
-        if self._clock() - since < _VANISHED_AFTER_S:
+        if self._clock() - since < VANISHED_AFTER_S:
             return array
         log.warning("array %s left the queue, and its end was never recorded", array.slurm_job_id)
         return ArrayState(array.slurm_job_id, array.elements)

@@ -27,11 +27,13 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
 from tests.simulator import handler as handlers
+from tests.simulator.account import drawn_variables
 from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
 from tests.simulator.checks.moments import Moments
+from tests.simulator.checks.others import checked_failures, checked_status
 from tests.simulator.checks.publications import Publications
-from tests.simulator.cluster import ArrayElement, ClusterRules, Controller
+from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import Aim, FaultRates, Outage
 from tests.simulator.fleet import Fleet
@@ -180,6 +182,7 @@ class Backfill:
         self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
         self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
+        node.variables = drawn_variables(rng)
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
 
     def run(self) -> Report:
@@ -380,10 +383,8 @@ class Backfill:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
         elif kind in _OF_SERVICES:
             _OF_SERVICES[kind](self, rng)
-        elif kind == "slurmctld":
-            world.controller.down_until = world.schedule.now + rng.uniform(1, 120)
-        elif kind == "slurmdbd":
-            world.controller.accounting_down_until = world.schedule.now + rng.uniform(1, 120)
+        elif kind in BREAKDOWNS:
+            world.controller.break_down(kind, rng)
         elif kind == "login node":
             world.node.restart()
         elif kind == "refusals":
@@ -546,7 +547,8 @@ _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "add workers": lambda _run: _add_workers,
     "cancel": lambda run: run.cancels.cancel,
     "repair": lambda _run: _repair,
-    "status": lambda _run: lambda services: read_status(services, JOB),
+    "status": lambda _run: checked_status,
+    "dead workers": lambda _run: checked_failures,
     "resubmit": lambda _run: _resubmit,
 }
 #: What happens to running elements, and how likely it is.
@@ -565,6 +567,8 @@ _TROUBLES = {
     "aimed outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
+    "slurmctld's state": 0.5,
+    "scancel": 1,
     "login node": 1,
     "refusals": 1,
     "damage": 1,
@@ -575,6 +579,7 @@ _TROUBLES = {
     "cancel": 1,
     "repair": 1,
     "status": 2,
+    "dead workers": 0.5,
     "resubmit": 2,
 }
 #: Troubles of the services.

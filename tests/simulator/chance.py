@@ -37,7 +37,7 @@ def seeded(seed: int, now: Callable[[], float]) -> Iterator[None]:
         mock.patch.object(uuid, "uuid4", uuid4),
         mock.patch.object(time, "time", now),
         mock.patch.object(secrets, "randbelow", rng.randrange),
-        mock.patch.object(ThreadPoolExecutor, "submit", _run_now),
+        mock.patch.object(ThreadPoolExecutor, "submit", run_now),
     ):
         yield
 
@@ -55,9 +55,10 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_now(
+def run_now(
     _pool: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Future[Any]:
+    """In place of `ThreadPoolExecutor.submit`: call the function at once."""
     ended: Future[Any] = Future()
     try:
         ended.set_result(function(*args, **kwargs))

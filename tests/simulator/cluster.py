@@ -20,7 +20,16 @@ ACCOUNT = "lab"
 KILL_WAIT_S = 30.0
 _ARRAY = re.compile(r"^#SBATCH --array=0-(\d+)", re.MULTILINE)
 _BEGIN = re.compile(r"^#SBATCH --begin=now\+(\d+)", re.MULTILINE)
-_ALIVE = (ElementState.PENDING, ElementState.RUNNING, ElementState.COMPLETING)
+_RUNS = (ElementState.RUNNING, ElementState.COMPLETING)
+#: How arrays of others are and end: no element of ours does so.
+FOREIGN_STATE, FOREIGN_END = ElementState.SUSPENDED, ElementState.DEADLINE
+_ALIVE = (ElementState.PENDING, *_RUNS, FOREIGN_STATE)
+#: The daemons don't answer, scancel does nothing, or slurmctld forgets all jobs.
+BREAKDOWNS = ("slurmctld", "slurmdbd", "scancel", "slurmctld's state")
+_FIRST_ID = 100
+#: Within so many seconds a node ends a job that the controller does not know.
+_ORPHAN_S = 60.0
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class Array:
     submitted: float
     begin: float
     elements: list[ArrayElement] = field(default_factory=list)
+    foreign: bool = False  #: of somebody else who uses the same account
+    forgotten: bool = False  #: the controller has lost its state since
 
     @property
     def alive(self) -> bool:
@@ -113,8 +124,10 @@ class Controller:
         self.rules = rules
         self.launch: Launch = lambda _element: 0
         self.arrays: list[Array] = []
-        #: Called with each new array.
+        #: Called with each new array of ours.
         self.on_submit: Callable[[Array], None] = lambda _array: None
+        #: Called with an array that ``scancel`` chooses.
+        self.on_cancel: Callable[[Array], None] = lambda _array: None
         #: Reason to refuse the next scripts; empty for none.
         self.refusal = ""
         self.down_until = 0.0
@@ -122,49 +135,119 @@ class Controller:
         self._schedule = schedule
         self._rng = rng
         self._host = Host("slurmctld")
-        self._next_id = 100
+        self._next_id = _FIRST_ID
+        #: Until when `scancel` exits with 0 and does nothing.
+        self.deaf_until = 0.0
 
     # --- commands ---------------------------------------------------------------
 
-    def submit(self, name: str, script: str, place: str) -> int:
-        """``sbatch``: the id of the new array.
+    def submit(self, name: str, script: str, place: str, option: str = "") -> int:
+        """``sbatch``: the id of the new array; an ``--array`` option replaces the script's.
 
         Raises:
             SubmitRefused: with what it prints.
         """
         if self.refusal:
             raise SubmitRefused(self.refusal)
-        found = _ARRAY.search(script)
+        found = _ARRAY.search(f"#SBATCH --array={option}" if option else script)
         count = int(found.group(1)) + 1 if found else 1
         if count > self.rules.max_array_size:
             raise SubmitRefused("sbatch: error: Batch job submission failed: Invalid job array")
-        queued = sum(each.alive for array in self.arrays for each in array.elements)
+        queued = sum(each.alive for array in self._known() for each in array.elements)
         if queued + count > self.rules.submit_limit:
             raise SubmitRefused("sbatch: error: AssocMaxSubmitJobLimit")
         begin = _BEGIN.search(script)
         now = self._schedule.now
-        array = Array(
-            self._next_id, name, script, place, now, now + (int(begin.group(1)) if begin else 0)
-        )
-        self._next_id += 1
-        array.elements = [
-            ArrayElement(array, number, SimSignal(self._schedule)) for number in range(count)
-        ]
+        array = self._made(name, count)
+        array.script, array.place = script, place
+        array.begin = now + (int(begin.group(1)) if begin else 0)
         self.on_submit(array)
         self.arrays.append(array)
         self._dispatch_later(array.begin - now)
         return array.slurm_job_id
 
+    def submit_foreign(self, name: str, count: int, seconds: float) -> None:
+        """Somebody else's array, on other nodes: it runs for some time, and ends in its way."""
+        array = self._made(name, count)
+        array.foreign = True
+        self.arrays.append(array)
+        now = self._schedule.now
+        for element in array.elements:
+            element.state = FOREIGN_STATE
+            element.starts.append(Start(FOREIGN_STATE, now, now + self._late()))
+
+        def end() -> None:
+            self._schedule.sleep(seconds)
+            for element in array.elements:
+                self._ended(element, FOREIGN_END, "0:15")
+
+        self._schedule.spawn(self._host, end)
+
+    def _made(self, name: str, count: int) -> Array:
+        now = self._schedule.now
+        array = Array(self._next_id, name, "", "", now, now)
+        self._next_id += 1
+        array.elements = [
+            ArrayElement(array, number, SimSignal(self._schedule)) for number in range(count)
+        ]
+        return array
+
+    def lose_state(self) -> None:
+        """``slurmctld`` starts without its files: it knows no job, and ids begin again.
+
+        What waited is gone. What ran runs on until its node asks, or until it ends. The accounting
+        keeps what it has, and learns no end.
+        """
+        for array in self._known():
+            array.forgotten = True
+            for element in array.elements:
+                if element.state is ElementState.PENDING:
+                    element.state, element.ended = ElementState.CANCELLED, self._schedule.now
+                elif element.alive and not array.foreign:
+                    self._kill_later(element)
+        self._next_id = _FIRST_ID
+
+    def break_down(self, what: str, rng: random.Random) -> None:
+        """One of `BREAKDOWNS` happens."""
+        now = self._schedule.now
+        if what == "slurmctld":
+            self.down_until = now + rng.uniform(1, 120)
+        elif what == "slurmdbd":
+            self.accounting_down_until = now + rng.uniform(1, 120)
+        elif what == "scancel":
+            self.deaf_until = now + rng.uniform(1, 60)
+        else:
+            # Others get the ids that ours have had.
+            self.lose_state()
+            for number in range(rng.randint(0, 4)):
+                self.submit_foreign(f"of-others.{number}", rng.randint(1, 4), rng.uniform(1, 1000))
+
+    def _kill_later(self, element: ArrayElement) -> None:
+        wait = self._rng.uniform(0, _ORPHAN_S)
+
+        def kill() -> None:
+            self._schedule.sleep(wait)
+            self.kill(element, ElementState.NODE_FAIL)
+
+        self._schedule.spawn(self._host, kill)
+
+    def _known(self) -> list[Array]:
+        return [array for array in self.arrays if not array.forgotten]
+
     def cancel(self, name: str, slurm_job_id: str = "") -> None:
-        """``scancel`` by name, and by id where one is given."""
-        for array in self.arrays:
-            if array.name == name and slurm_job_id in ("", str(array.slurm_job_id)):
+        """``scancel``: by name or by id where they are given."""
+        if self._schedule.now < self.deaf_until:
+            return
+        for array in self._known():
+            if name in ("", array.name) and slurm_job_id in ("", str(array.slurm_job_id)):
+                self.on_cancel(array)
                 for element in array.elements:
                     self._cancel(element)
 
     def requeue(self, element: ArrayElement) -> None:
         """``scontrol requeue``, or preemption: the element ends, and starts again."""
-        self._stop(element, ElementState.PREEMPTED, requeued=True)
+        if not element.array.forgotten:
+            self._stop(element, ElementState.PREEMPTED, requeued=True)
 
     def _stop(self, element: ArrayElement, end: ElementState, *, requeued: bool = False) -> None:
         """SIGTERM to an element that runs; SIGKILL follows."""
@@ -197,7 +280,7 @@ class Controller:
     def queue(self) -> Iterator[ArrayElement]:
         """The elements that ``squeue -t all`` shows."""
         horizon = self._schedule.now - self.rules.purge_s
-        for array in self.arrays:
+        for array in self._known():
             for element in array.elements:
                 if element.alive or element.ended > horizon:
                     yield element
@@ -220,13 +303,18 @@ class Controller:
                     if start.shown_from > now:
                         continue
                     ended = start.ended is not None and start.end_shown_from <= now
-                    state = start.state if ended else ElementState.RUNNING
+                    running = FOREIGN_STATE if array.foreign else ElementState.RUNNING
+                    state = start.state if ended else running
                     yield element, start, state, start.exit_code if ended else "0:0"
 
     def running(self) -> list[ArrayElement]:
-        """The elements that run."""
-        found = (element for array in self.arrays for element in array.elements)
-        return [element for element in found if element.state in _ALIVE[1:]]
+        """The elements of ours that run."""
+        return [
+            element
+            for array in self._known()
+            for element in array.elements
+            if element.state in _RUNS
+        ]
 
     # --- the life of an element -------------------------------------------------
 
@@ -254,7 +342,7 @@ class Controller:
 
     def _dispatch(self) -> None:
         now, free = self._schedule.now, self.rules.slots - len(self.running())
-        for array in self.arrays:
+        for array in self._known():
             for element in array.elements:
                 if free > 0 and element.state is ElementState.PENDING and array.begin <= now:
                     free -= 1
@@ -281,6 +369,11 @@ class Controller:
 
     def _ended(self, element: ArrayElement, state: ElementState, exit_code: str) -> None:
         now = self._schedule.now
+        if element.array.forgotten:
+            element.state, element.ended, element.hosts = state, now, []
+            for start in element.starts[-1:]:
+                start.ended, start.end_shown_from = now, _NEVER
+            return
         again = element.requeued
         if element.starts and element.starts[-1].ended is None:
             start = element.starts[-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from slurm_worker.errors import ErrorClass
+from slurm_worker.errors import ErrorClass, ServiceError
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import SubmitState, TaskState
 from slurm_worker.protocol.task_table import TaskTable
@@ -102,6 +102,20 @@ class Coordinator:
         if generation:
             self._jobs.begin_generation()
         self._submit(number, submission)
+
+    def rebuild(self, row: TaskRow, attempt: int) -> None:
+        """Make a lost row again, as far as its objects tell; it is not cut off.
+
+        Args:
+            row: as it was.
+            attempt: the last that has left an object.
+        """
+        while True:
+            try:
+                self._table.create(row.round_no, row.sequence, row.where, attempt)
+                return self._jobs.begin_generation()
+            except ServiceError:
+                continue
 
     def _submit(self, number: int, submission: int) -> None:
         intent = self._jobs.record_intent(number, submission, 1, _ARRAY)

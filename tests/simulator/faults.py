@@ -206,7 +206,7 @@ def _short(pk: str) -> str:
 
 
 class WatchedObjects(MemoryObjects):
-    """The bucket; reports each write and each deletion."""
+    """The bucket; each write and each deletion is reported."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from airflow_slurm_provider.slurm import submission
 from airflow_slurm_provider.slurm.states import ElementState
 from airflow_slurm_provider.slurm.submission import CANCELLED, STALE_ATTEMPT_S, SubmitExit
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError
+from slurm_worker.node import slurm_variables
+from tests.simulator import account
 from tests.simulator.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
 from tests.simulator.faults import Network
 from tests.simulator.schedule import Host, Schedule, SimPending
@@ -69,6 +72,8 @@ class LoginNode:
         self._rng = rng
         self.faults = faults
         self._seen = seen or Seen()
+        #: The account's own variables, which each command gets unless they are removed.
+        self.variables: Mapping[str, str] = {}
         self._submits = 0
         self._programs: dict[str, Callable[[list[str], bytes], str]] = {
             submission.MAKE_FOLDER: self._make_folder,
@@ -76,7 +81,6 @@ class LoginNode:
             submission.PUT_FILE: self._put_file,
             submission.PUT_SCRIPT: self._put_script,
             submission.WITHDRAW: self._withdraw,
-            submission.CANCEL: self._cancel,
             submission.TAIL: self._tail,
         }
 
@@ -85,27 +89,36 @@ class LoginNode:
         self._schedule.kill(self.host)
         self.host = Host("login")
 
-    def execute(self, command: str, stdin: bytes) -> CommandResult:
-        """Run a command of the client to its end."""
+    def execute(
+        self, command: str, stdin: bytes, variables: Mapping[str, str] = MappingProxyType({})
+    ) -> CommandResult:
+        """Run a command of the client to its end, with these variables of the account."""
         words = _words(command)
         try:
-            return CommandResult(0, self._run(words, stdin), "")
+            return CommandResult(0, self._run(words, stdin, variables), "")
         except _Exit as ended:
             return ended.result
 
-    def _run(self, words: list[str], stdin: bytes) -> str:
+    def _run(self, words: list[str], stdin: bytes, variables: Mapping[str, str]) -> str:
         self._step()
+        if words[:3] == ["sh", "-c", submission.CANCEL]:
+            return self._cancel(words[4:], variables)
         if words[:2] == ["sh", "-c"]:
             return self._programs[words[2]](words[4:], stdin)
         if words[:3] == ["sh", "-s", "--"] and stdin == submission.SUBMIT.encode():
-            return _Submission(self, *words[3:]).run()
+            return _Submission(self, variables, *words[3:]).run()
         if words == ["sbatch", "--version"]:
             return "slurm 22.05.8\n"
         if words == ["scontrol", "show", "config"]:
             self.request()
             return f"MaxArraySize            = {self.controller.rules.max_array_size}\n"
         if words[0] == "squeue":
-            return self._squeue(words[1:])
+            return self._squeue(words[1:], variables)
+        if words[0] == "scancel":
+            for slurm_job_id in words[1:]:
+                self.request()
+                self.scancel(variables, "", slurm_job_id)
+            return ""
         if words[0] == "sacct":
             return self._sacct(words[1:])
         raise AssertionError(f"the login node's twin does not know {words}")
@@ -148,7 +161,7 @@ class LoginNode:
         self._step()
         self.files.setdefault(path, data.encode())
 
-    def sbatch(self, name: str, place: str) -> tuple[int, str, str]:
+    def sbatch(self, name: str, place: str, variables: Mapping[str, str]) -> tuple[int, str, str]:
         """Exit code, output and error."""
         self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _REQUEST_S)
         fault = self._fault()
@@ -156,7 +169,7 @@ class LoginNode:
             return 1, "", f"sbatch: error: Batch job submission failed: {_DOWN}"
         script = self.files[f"{place}/script.sh"].decode()
         try:
-            made = self.controller.submit(name, script, place)
+            made = self.controller.submit(name, script, place, account.array_option(variables))
         except SubmitRefused as refused:
             return 1, "", str(refused)
         if fault == "lost_reply":
@@ -222,11 +235,16 @@ class LoginNode:
             lines.append(f"{name}|{self.read(f'{folder}/id').strip()}\n")
         return "".join(lines)
 
-    def _cancel(self, words: list[str], _stdin: bytes) -> str:
-        for name in words:
+    def _cancel(self, names: list[str], variables: Mapping[str, str]) -> str:
+        for name in names:
             self.request()
-            self.controller.cancel(name)
+            self.scancel(variables, name)
         return ""
+
+    def scancel(self, variables: Mapping[str, str], name: str, slurm_job_id: str = "") -> None:
+        """What ``scancel`` does at the controller."""
+        if not account.cancels_nothing(variables):
+            self.controller.cancel(name, slurm_job_id)
 
     def _tail(self, words: list[str], _stdin: bytes) -> str:
         place, name, lines = words
@@ -235,14 +253,16 @@ class LoginNode:
 
     # --- squeue and sacct -------------------------------------------------------
 
-    def _squeue(self, words: list[str]) -> str:
+    def _squeue(self, words: list[str], variables: Mapping[str, str]) -> str:
         options = _options(words)
         self.request()
         states = options["-t"].split(",") if options.get("-t", "all") != "all" else None
         shown = [
             element
             for element in self.controller.queue()
-            if _chosen(element, options) and (states is None or element.state.value in states)
+            if _chosen(element, options)
+            and (states is None or element.state.value in states)
+            and not account.hides_jobs(variables)
         ]
         self._count("queue", options)
         if options.get("-j") and not shown:
@@ -260,7 +280,7 @@ class LoginNode:
         records = [found for found in self.controller.accounted() if _chosen(found[0], options)]
         if "D" not in words[0]:
             # Without -D, the latest start of each element.
-            latest = {id(found[0]): found for found in records}
+            latest = {found[0].name: found for found in records}
             records = list(latest.values())
         fields = options["-o"].split(",")
         lines = []
@@ -322,8 +342,11 @@ _ACCOUNTING: dict[str, _Shows] = {
 class _Submission:
     """The program `submission.SUBMIT`."""
 
-    def __init__(self, node: LoginNode, place: str, name: str, token: str) -> None:
+    def __init__(
+        self, node: LoginNode, variables: Mapping[str, str], place: str, name: str, token: str
+    ) -> None:
         self._node = node
+        self._variables = variables
         self._place = place
         self._name = name
         self._token = token
@@ -374,7 +397,7 @@ class _Submission:
         self._node.write(f"{self._place}/attempt.{attempt}/over", "")
 
     def _run_sbatch(self, mine: int) -> str:
-        code, out, error = self._node.sbatch(self._name, self._place)
+        code, out, error = self._node.sbatch(self._name, self._place, self._exported)
         if code == 0:
             return self._keep(out.strip(), ours=True)
         if _DOWN in error or _TIMED_OUT in error:
@@ -410,15 +433,15 @@ class _Submission:
             self._node.pause(float(pause))
             try:
                 self._node.request()
-                self._node.controller.cancel(self._name, made)
+                self._node.scancel(self._variables, self._name, made)
                 self._node.request()
             except _Exit:
                 continue
             waiting = (ElementState.PENDING, ElementState.RUNNING)
             left = (
                 str(element.array.slurm_job_id)
-                for element in self._node.controller.queue()
-                if element.array.name == self._name and element.state in waiting
+                for element in self._queued()
+                if element.state in waiting
             )
             if not any(made in ("", slurm_job_id) for slurm_job_id in left):
                 return
@@ -434,11 +457,7 @@ class _Submission:
         """
         node, controller = self._node, self._node.controller
         node.request()
-        found = {
-            element.array.slurm_job_id
-            for element in controller.queue()
-            if element.array.name == self._name
-        }
+        found = {element.array.slurm_job_id for element in self._queued()}
         if not found and controller.rules.accounting:
             node.request()
             if node.time() < controller.accounting_down_until:
@@ -446,6 +465,19 @@ class _Submission:
             records = (record[0].array for record in controller.accounted())
             found = {array.slurm_job_id for array in records if array.name == self._name}
         return str(min(found)) if found else ""
+
+    def _queued(self) -> Iterator[ArrayElement]:
+        """The elements of this name that ``squeue`` shows."""
+        if not account.hides_jobs(self._variables):
+            for element in self._node.controller.queue():
+                if element.array.name == self._name:
+                    yield element
+
+    @property
+    def _exported(self) -> dict[str, str]:
+        """The environment of ``sbatch``."""
+        known = self._variables
+        return {name: known[name] for name in submission.EXPORTED if name in known}
 
     def _last_attempt(self) -> int:
         number = 0
@@ -485,7 +517,11 @@ class SimTransport:
             raise ServiceError("cluster: the connection broke")
         pending: SimPending[CommandResult] = SimPending(self._schedule)
         node = self._node
-        self._schedule.spawn(node.host, lambda: pending.run(lambda: node.execute(command, stdin)))
+        # As the real transports do.
+        variables = slurm_variables.cleaned(node.variables)
+        self._schedule.spawn(
+            node.host, lambda: pending.run(lambda: node.execute(command, stdin, variables))
+        )
         if not pending.wait(timeout) or fault == "lost_reply":
             raise ServiceError("cluster: the connection broke")
         result = pending.result()

@@ -29,6 +29,7 @@ class Promises:
         self._handler = handler
         self._rounds, self._audit = Rounds(world), Audit(world)
         world.controller.on_submit = self.array_submitted
+        world.controller.on_cancel = self.array_cancelled
 
     # --- while it runs ----------------------------------------------------------
 
@@ -40,9 +41,21 @@ class Promises:
         """
         if token_of(array) not in {row.token for row in self._world.jobs.submissions()}:
             raise Violation(f"array {array.name} was submitted without an intent")
-        alive = [other for other in self._world.controller.arrays if other.alive]
+        arrays = self._world.controller.arrays
+        alive = [other for other in arrays if other.alive and not other.forgotten]
         if any(other.name == array.name for other in alive):
             raise Violation(f"two arrays of one submission wait or run: {array.name}")
+        if f"--array=0-{len(array.elements) - 1}\n" not in array.script:
+            raise Violation(f"{array.name}: {len(array.elements)} is not its script's size")
+
+    def array_cancelled(self, array: Array) -> None:
+        """``scancel`` has chosen an array.
+
+        Raises:
+            Violation: if it is not ours.
+        """
+        if array.foreign:
+            raise Violation(f"array {array.slurm_job_id}, {array.name} of others, is cancelled")
 
     def manifest_is_whole(self) -> None:
         """Every file of the published dataset exists.

@@ -29,7 +29,15 @@ from slurm_worker.protocol.job_config import (
 )
 from slurm_worker.protocol.job_store import JobStore, Marker
 from slurm_worker.protocol.job_table import JobTable
-from slurm_worker.protocol.keys import MAX_TASKS, JobId, TaskId, TaskState, job_pk, task_pk
+from slurm_worker.protocol.keys import (
+    MAX_TASKS,
+    JobId,
+    TaskId,
+    TaskState,
+    job_pk,
+    shard_of,
+    task_pk,
+)
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.slices import Slice, pack_slice
@@ -159,9 +167,10 @@ class Load:
 
 
 #: Long items, for leases; and short ones that keep a rate limit busy.
-_SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+_USUAL = ("kill", "pause", "long pause", "freeze")
+_SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, (*_USUAL * 3, "row lost"))
 #: Many tasks in few shards, so that workers share how far shards are processed.
-_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, ("kill", "pause", "long pause", "freeze"))
+_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, _USUAL)
 _BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
 
 
@@ -424,6 +433,36 @@ class Simulation:
             seconds = rng.uniform(0.5, 5.0)
             for each in self.live:
                 self.schedule.pause(each, seconds)
+        elif kind == "row lost" and self.conditional_put:
+            self._lose_row(rng)
+
+    def _lose_row(self, rng: random.Random) -> None:
+        """The row of a task that is leased is lost, and made again by a repair.
+
+        Its holder lives. The new row knows only the attempts that have left objects. So it may give
+        an attempt's number again, to another owner.
+        """
+        leased = [row for row in self._task_rows() if row.state is TaskState.LEASED]
+        if not leased:
+            return
+        row, host = rng.choice(leased), Host("repair")
+        self.rows.delete(task_pk(_JOB, shard_of(row.sequence, self.shards)), row.sk)
+        self.seen.attempts.pop(row.sk, None)
+
+        def repair() -> None:
+            self.schedule.sleep(rng.uniform(0, 2 * _LEASE.ttl_s))
+            self._coordinator(host, rng, _nothing).rebuild(row, self._last_attempt(row.task))
+            self.under_way -= 1
+
+        self.under_way += 1
+        self.schedule.spawn(host, repair)
+
+    def _last_attempt(self, task: TaskId) -> int:
+        """As `coordinator.maintenance.repair` finds it."""
+        paths = self._paths
+        folders = f"{paths.parts}{task}/", paths.checkpoints(task)
+        names = (key.rpartition("/")[2] for each in folders for key in self.objects.list(each))
+        return max((int(name[1:].partition("-")[0]) for name in names), default=0)
 
     def _start_workers(self) -> None:
         while len(self.live) < self.hosts:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_slurm_provider.coordinator.services import Services
-from airflow_slurm_provider.slurm.array_state import ArrayKey
+from airflow_slurm_provider.coordinator.services import Log, Services
+from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState, named
+from airflow_slurm_provider.slurm.queries import VANISHED_AFTER_S
 from slurm_worker.protocol.job_rows import SubmissionRow, job_name
 from slurm_worker.protocol.keys import JobId, SubmitState
+
+_POLL_S = 5.0
 
 
 def known_arrays(job_id: JobId, submission: SubmissionRow) -> list[ArrayKey]:
@@ -49,6 +52,25 @@ def arrays_of(
             *(ArrayKey(found[name], name) for name in open_names(job_id, row) if name in found),
         )
     ]
+
+
+def settled_state(services: Services, arrays: Sequence[ArrayKey], log: Log) -> ArrayState:
+    """Some arrays as one; queried again while Slurm does not show whether they have ended.
+
+    It never does after ``slurmctld`` has lost its state. So the arrays count as ended when this
+    process has seen that for `VANISHED_AFTER_S`: what an earlier command has seen is not known.
+    """
+    deadline = services.clock.boot_time() + VANISHED_AFTER_S + _POLL_S
+    array = services.slurm.together(arrays)
+    if array.unknown:
+        log(
+            f"Slurm does not show whether workers of {named(ids_of(arrays))} are left; querying it "
+            f"for {VANISHED_AFTER_S:.0f} s"
+        )
+    while array.unknown and services.clock.boot_time() < deadline:
+        services.clock.sleep(_POLL_S)
+        array = services.slurm.together(arrays)
+    return array
 
 
 def ids_of(arrays: Sequence[ArrayKey]) -> list[str]:

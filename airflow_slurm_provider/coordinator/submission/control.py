@@ -25,6 +25,7 @@ from airflow_slurm_provider.coordinator.status.arrays import (
     ids_of,
     known_arrays,
     open_names,
+    settled_state,
 )
 from airflow_slurm_provider.coordinator.status.progress import (
     check_running,
@@ -137,7 +138,7 @@ def add_workers(
         log("an earlier submission was interrupted; it is carried out now, and no more are added")
         workers = ensure_workers(services, spec, job, round_row, tasks, log)
     else:
-        alive = _array_state(services, job_id, submissions).alive
+        alive = _array_state(services, job_id, submissions, log).alive
         more = _useful_workers(spec, job_id, alive, count, tasks, log)
         raised = replace(job, config=spec_store.store_more_workers(services, job, alive + more))
         array_size = services.slurm.max_array_size()
@@ -210,7 +211,7 @@ def _intend_replacements(
     if not tasks or last is None or not (last.refused or last.state is SubmitState.SUBMITTED):
         return
     spec = spec_store.read_spec(services, job)
-    array = _array_state(services, job.job, submissions)
+    array = _array_state(services, job.job, submissions, log)
     # A running worker without a task has seen the pause, and exits. A worker with a task checks
     # for a pause only after the task: it continues. An element may have several workers.
     live = (row for row in snapshot.leased if row.lease_until_ms > snapshot.at_ms)
@@ -222,9 +223,11 @@ def _intend_replacements(
         jobs.record_intent(round_row.number, last.next_number, missing, array_size, requested=True)
 
 
-def _array_state(services: Services, job_id: JobId, submissions: list[SubmissionRow]) -> ArrayState:
+def _array_state(
+    services: Services, job_id: JobId, submissions: list[SubmissionRow], log: Log
+) -> ArrayState:
     arrays = arrays_of(services, job_id, submissions)
-    array = services.slurm.together(arrays)
+    array = settled_state(services, arrays, log)
     if array.unknown:
         raise ServiceError(
             "cluster: Slurm does not know yet whether workers of "

@@ -23,7 +23,12 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
-from airflow_slurm_provider.coordinator.status.arrays import arrays_of, ids_of, known_arrays
+from airflow_slurm_provider.coordinator.status.arrays import (
+    arrays_of,
+    ids_of,
+    known_arrays,
+    settled_state,
+)
 from airflow_slurm_provider.coordinator.status.progress import (
     blocked_reason,
     latest,
@@ -101,7 +106,7 @@ def ensure_workers(
     submitted = last is not None and last.state is SubmitState.SUBMITTED
     if last is not None and shown is not None and (submitted or only_added):
         arrays = arrays_of(services, spec.id, submissions)
-        if skip_reason := _skip_reason(services, spec, arrays):
+        if skip_reason := _skip_reason(services, spec, arrays, log):
             log(skip_reason)
             return _existing(spec.id, shown)
         gone = f"no worker of {named(ids_of(arrays))} is left"
@@ -250,14 +255,14 @@ def _submit(
     return workers
 
 
-def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey]) -> str:
+def _skip_reason(services: Services, spec: JobSpec, arrays: Sequence[ArrayKey], log: Log) -> str:
     """Why no more workers are needed; empty if these have ended and left unfinished tasks."""
     progress = read_progress(services, spec.id)
     if progress.complete:
         classes = ",".join({**progress.failed, **progress.task_errors})
         retry = f"; to retry what failed: slurmctl retry {spec.id} --errors={classes}"
         return f"all tasks have ended; no workers are needed{retry if classes else ''}"
-    array = services.slurm.together(arrays)
+    array = settled_state(services, arrays, log)
     if array.unknown or array.alive:
         return f"workers of {named(ids_of(arrays))} are left; no new ones are submitted"
     # The rows were read first: the workers may have finished the rest and ended since.

@@ -36,8 +36,10 @@ class Cancels:
         tokens = {row.token for row in self._world.jobs.submissions()}
         result = control.cancel(services, JOB)
         for array in self._world.controller.arrays:
+            if array.foreign or array.forgotten or array.submitted >= begun:
+                continue
             left = any(element.state in _WAITS_OR_RUNS for element in array.elements)
-            if left and array.submitted < begun and token_of(array) in tokens:
+            if left and token_of(array) in tokens:
                 raise Violation(f"array {array.name} waits or runs after a cancel that succeeded")
         self._ended |= tokens
         return result

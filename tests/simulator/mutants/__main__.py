@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import chain
 
 from tests.simulator.coverage import NEVER_REFUSED, statement_names
 from tests.simulator.mutants.conditions import Mutant
@@ -22,28 +23,33 @@ _ENOUGH = 0.95
 _CHUNK = 10
 
 
-def hunt_all(seeds: range, jobs: int) -> int:
-    """Screen the seeds, run the mutants, print what became of each; 1 if too few were found."""
+def hunt_all(seeds: range, jobs: int, runs: int) -> int:
+    """Screen the seeds, run the mutants, print what became of each; 1 if too few were found.
+
+    Args:
+        seeds: in which each mutant is tried.
+        jobs: number of processes.
+        runs: the most runs of a broken condition where it differs.
+    """
     began = time.monotonic()
     met: set[Mutant] = set()
     differences: dict[Mutant, list[Difference]] = defaultdict(list)
+    hunts: list[Hunt] = []
     with ProcessPoolExecutor(jobs) as pool:
         for known, found in pool.map(screen, seeds, chunksize=_CHUNK):
             met |= known
             for difference in found:
                 differences[difference.mutant].append(difference)
         screened_s = time.monotonic() - began
-        conditions = [(mutant, differences[mutant]) for mutant in sorted(met, key=str)]
-        hunts = list(pool.map(_hunt, conditions))
-        hunts += pool.map(partial(hunt_order, seeds=seeds), ORDERS)
-    for hunt in hunts:
-        print(_line(hunt))
+        conditions = sorted(met, key=str)
+        tried = pool.map(
+            partial(hunt_condition, most=runs), conditions, map(differences.get, conditions)
+        )
+        for hunt in chain(tried, pool.map(partial(hunt_order, seeds=seeds), ORDERS)):
+            print(_line(hunt), flush=True)
+            hunts.append(hunt)
     print(f"{len(seeds):,} seeds, screened in {screened_s:.0f} s, {time.monotonic() - began:.0f} s")
     return _verdict(hunts, met)
-
-
-def _hunt(condition: tuple[Mutant, list[Difference]]) -> Hunt:
-    return hunt_condition(*condition)
 
 
 def _line(hunt: Hunt) -> str:
@@ -62,9 +68,9 @@ def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant]) -> int:
         for name in EQUIVALENT
         if name in names and names[name].by
     ]
-    unknown = EQUIVALENT.keys() - names.keys()
-    wrong += [f"no mutant is named {name}, said to be equivalent" for name in sorted(unknown)]
     asked = {mutant.statement for mutant in met}
+    unknown = [name for name in EQUIVALENT if name not in names and name.partition(":")[0] in asked]
+    wrong += [f"no mutant is named {name}, said to be equivalent" for name in unknown]
     missing = [name for name in statement_names() if name not in asked | NEVER_REFUSED]
     wrong += [f"{name} was never refused: none of its mutants was tried" for name in missing]
     others = [hunt for name, hunt in names.items() if name not in EQUIVALENT]
@@ -84,9 +90,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2_000, help="seeds in which each is tried")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="number of processes")
+    parser.add_argument("--runs", type=int, default=100, help="most runs of a broken condition")
     arguments = parser.parse_args()
     first: int = arguments.first
-    return hunt_all(range(first, first + arguments.seeds), arguments.jobs)
+    return hunt_all(range(first, first + arguments.seeds), arguments.jobs, arguments.runs)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.simulator.mutants import ordering
@@ -10,9 +10,6 @@ from tests.simulator.mutants.conditions import Mutant, mutated
 from tests.simulator.mutants.ordering import Order
 from tests.simulator.mutants.runs import Kind, table_of, what_breaks
 from tests.simulator.mutants.screening import Difference
-
-#: Runs of a mutant where it differs.
-MOST_RUNS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +32,9 @@ class Hunt:
     by: str = ""
 
 
-def hunt_condition(mutant: Mutant, differences: list[Difference], most: int = MOST_RUNS) -> Hunt:
-    """Run a mutant where it differs, first where that breaks a rule of the row."""
+def hunt_condition(mutant: Mutant, differences: Sequence[Difference] | None, most: int) -> Hunt:
+    """Run a mutant where it differs, at most so often; first where it breaks a rule of the row."""
+    differences = differences or ()
     likely = sorted(differences, key=lambda each: (not each.rule, each.seed))
     for runs, each in enumerate(likely[:most], 1):
         if by := broken_condition(mutant, each.kind, each.seed):

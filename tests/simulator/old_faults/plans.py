@@ -34,6 +34,11 @@ class _ListedEarlier:
         """See `ports.ObjectStore.list`."""
         return iter(self._markers) if prefix == self._prefix else self._objects.list(prefix)
 
+    def size(self, key: str) -> int | None:
+        """See `ports.ObjectStore.size`; of markers, the list alone decided."""
+        missing = key.startswith(self._prefix) and key not in self._markers
+        return None if missing else self._objects.size(key)
+
 
 class _MarkersFirst(TaskRepair):
     def __init__(
@@ -53,7 +58,7 @@ PLAN_FAULTS = (
         "a repair lists markers before it reads rows",
         "trust in healthy tasks, which it called broken",
         "repair calls a task broken",
-        0,
+        15,
         put_back=_markers_first,
     ),
 )

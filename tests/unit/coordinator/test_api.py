@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -13,7 +14,9 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config
 from airflow_slurm_provider.coordinator.status.progress import read_progress, read_status
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from airflow_slurm_provider.slurm.client import SubmitRefusedError
+from airflow_slurm_provider.slurm.queries import VANISHED_AFTER_S
 from slurm_worker.errors import ErrorClass, ItemError, ServiceError, UserError
 from slurm_worker.protocol.job_config import JobConfig
 from slurm_worker.protocol.keys import JobId, TaskState
@@ -136,6 +139,20 @@ def test_an_array_that_slurm_does_not_know_yet_counts_as_alive(tmp_path: Path) -
     submit(edges, config)
     slurm.state = FakeArray(alive=0, unknown=True)
     assert submit(edges, config).reattached
+
+
+def test_one_command_replaces_workers_that_slurm_has_forgotten(tmp_path: Path) -> None:
+    """Each command is a process of its own, and can't know for how long they are missing."""
+    slurm = FakeSlurm()
+    edges, config = services(slurm), make_config(tmp_path)
+    first = submit(edges, config)
+    ended = edges.clock.boot_time() + VANISHED_AFTER_S
+
+    def array(_key: ArrayKey) -> FakeArray:
+        return FakeArray(alive=0, unknown=edges.clock.boot_time() < ended)
+
+    with mock.patch.object(slurm, "array", array):
+        assert submit(edges, config).slurm_job_ids != first.slurm_job_ids
 
 
 def test_the_store_is_tested_for_conditional_put_once_in_a_process(tmp_path: Path) -> None:

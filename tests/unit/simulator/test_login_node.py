@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+from unittest import mock
 
 import pytest
 
@@ -14,7 +15,9 @@ from airflow_slurm_provider.slurm.client import (
     SubmissionCancelledError,
     SubmitRefusedError,
 )
+from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ServiceError
+from slurm_worker.node import slurm_variables
 from tests.simulator.cluster import ClusterRules, Controller
 from tests.simulator.faults import FaultRates, Network
 from tests.simulator.login_node import LoginNode, SimTransport, SlurmFaults
@@ -23,6 +26,8 @@ from tests.simulator.seen import Seen
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time
 
 NAME, FOLDER = "job.000-1.a1b2", "job"
+#: The account's own, which must change nothing.
+VARIABLES = {"SQUEUE_PARTITION": "debug", "SCANCEL_STATE": "SUSPENDED", "SBATCH_ARRAY_INX": "0-0"}
 SCRIPT = "#!/bin/bash\n#SBATCH --array=0-3\ntrue\n"
 REFUSAL = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
@@ -35,8 +40,17 @@ class Site(Protocol):
     def mode(self, mode: str) -> None:
         """``ok``, ``refuse``, ``lost`` (sbatch's reply), ``unreachable``."""
 
+    def deaf(self) -> None:
+        """From now on scancel exits with 0 and does nothing."""
+
+    def put_back(self) -> None:
+        """The array is completing, and waits next: it was preempted."""
+
     def arrays(self) -> int:
         """How many arrays wait or run."""
+
+    def resized(self) -> bool:
+        """Whether sbatch took the size of an array from a variable."""
 
 
 class RealPrograms:
@@ -45,14 +59,25 @@ class RealPrograms:
     def __init__(self, folder: Path) -> None:
         self._slurm, time = FakeSlurm(folder / "slurm"), Time()
         self.client = SlurmClient(
-            self._slurm.transport(), str(folder / "remote"), time.clock, time.sleep
+            self._slurm.transport(VARIABLES), str(folder / "remote"), time.clock, time.sleep
         )
 
     def mode(self, mode: str) -> None:
         self._slurm.mode(mode)
 
+    def deaf(self) -> None:
+        self._slurm.set("deaf")
+
+    def put_back(self) -> None:
+        jobs = self._slurm.folder / "jobs"
+        jobs.rename(self._slurm.folder / "put-back")
+        jobs.touch()
+
     def arrays(self) -> int:
-        return len(self._slurm.lines("jobs"))
+        return len(self._slurm.lines("jobs") + self._slurm.lines("put-back"))
+
+    def resized(self) -> bool:
+        return bool(self._slurm.lines("sized"))
 
 
 class Twin:
@@ -61,6 +86,7 @@ class Twin:
     def __init__(self, schedule: Schedule) -> None:
         self._controller = Controller(schedule, random.Random(1), ClusterRules(start_s=1e6))
         self._node = LoginNode(schedule, random.Random(2), self._controller)
+        self._node.variables = VARIABLES
         network = Network(schedule, random.Random(3), FaultRates(), Seen())
         transport = SimTransport(schedule, self._node, network)
         self.client = SlurmClient(transport, "remote", lambda: schedule.now, schedule.sleep)
@@ -70,8 +96,24 @@ class Twin:
         self._controller.down_until = 1e9 if mode == "unreachable" else 0.0
         self._node.faults = SlurmFaults(0.0, 1.0 if mode == "lost" else 0.0, 1e9)
 
+    def deaf(self) -> None:
+        self._controller.deaf_until = 1e12
+
+    def put_back(self) -> None:
+        for element in self._controller.arrays[0].elements:
+            element.state, element.requeued = ElementState.COMPLETING, True
+
     def arrays(self) -> int:
-        return sum(array.alive for array in self._controller.arrays)
+        """Without those that only end."""
+        return sum(
+            any(
+                e.alive and (e.requeued or e.state is not ElementState.COMPLETING) for e in elements
+            )
+            for elements in (array.elements for array in self._controller.arrays)
+        )
+
+    def resized(self) -> bool:
+        return any(len(array.elements) != 4 for array in self._controller.arrays)
 
 
 #: Runs a test on a site.
@@ -160,5 +202,48 @@ def test_a_cancelled_array_neither_waits_nor_runs(run: Run) -> None:
         cancelled = site.client.cancel(list(site.client.alive([NAME])))
         assert [array.slurm_job_id for array in cancelled] == [made]
         assert site.arrays() == 0
+
+    run(test)
+
+
+def test_an_array_that_would_run_again_is_cancelled(run: Run) -> None:
+    def test(site: Site) -> None:
+        submit(site)
+        site.put_back()
+        site.client.end(NAME, FOLDER)
+        assert site.arrays() == 0
+
+    run(test)
+
+
+def test_a_cancel_that_is_not_carried_out_fails(run: Run) -> None:
+    def test(site: Site) -> None:
+        made = submit(site)
+        site.deaf()
+        with pytest.raises(ServiceError, match=rf"workers of array {made} still wait or run"):
+            site.client.end(NAME, FOLDER)
+        assert site.arrays() == 1
+
+    run(test)
+
+
+def test_variables_of_the_account_do_not_size_an_array(run: Run) -> None:
+    def test(site: Site) -> None:
+        submit(site)
+        assert not site.resized()
+
+    run(test)
+
+
+@pytest.mark.parametrize("run", ["twin"], indirect=True)
+def test_the_twins_commands_heed_variables_that_are_left(run: Run) -> None:
+    """Else the tests above would say nothing."""
+
+    def test(site: Site) -> None:
+        made = submit(site)
+        with mock.patch.object(slurm_variables, "cleaned", dict):
+            assert site.client.alive([NAME]) == set()
+            site.client.end(NAME, FOLDER)
+        assert [array.slurm_job_id for array in site.client.alive([NAME])] == [made]
 
     run(test)

@@ -9,6 +9,7 @@ there is a file `deaf`, and exits with 0, as the real one does for many reasons.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from airflow_slurm_provider.slurm.transport import CommandResult, LocalTransport, Transport
@@ -18,6 +19,7 @@ _SBATCH = r"""#!/bin/sh
 echo "$*" >> "$FAKE/calls"
 for each; do case $each in --job-name=*) name=${each#--job-name=} ;; esac; done
 mode=$(cat "$FAKE/mode")
+if [ -n "$SBATCH_ARRAY_INX" ]; then echo "$SBATCH_ARRAY_INX" >> "$FAKE/sized"; fi
 take() {
   id=$(($(cat "$FAKE/last") + 1))
   echo "$id" > "$FAKE/last"
@@ -53,6 +55,7 @@ _SQUEUE = r"""#!/bin/sh
 if [ -e "$FAKE/squeue-down" ]; then
   echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1
 fi
+if [ -n "$SQUEUE_PARTITION" ]; then exit 0; fi
 for each; do case $each in --name=*) names=${each#--name=} ;; %F*) fields=$each ;; esac; done
 shown=$FAKE/jobs
 case "$*" in *COMPLETING*|*"-t all"*) shown="$shown $FAKE/put-back" ;; esac
@@ -73,7 +76,7 @@ awk -v n=",$names," -v f="$fields" 'index(n, "," $2 ",") {
 }' "$FAKE/ended"
 """
 _SCANCEL = r"""#!/bin/sh
-if [ -e "$FAKE/deaf" ]; then exit 0; fi
+if [ -e "$FAKE/deaf" ] || [ -n "$SCANCEL_STATE" ]; then exit 0; fi
 for each; do case $each in --name=*) name=${each#--name=} ;; -*) ;; *) id=$each ;; esac; done
 for list in jobs put-back; do
   awk -v n="$name" -v i="$id" '(n == "" || $2 == n) && (i == "" || $1 == i) {
@@ -103,7 +106,7 @@ class FakeSlurm:
             path = folder / "bin" / name
             path.write_text(text)
             path.chmod(0o755)
-        for name in ("calls", "jobs", "put-back", "ended", "cancelled"):
+        for name in ("calls", "sized", "jobs", "put-back", "ended", "cancelled"):
             (folder / name).touch()
         (folder / "last").write_text("100")
         self.mode("ok")
@@ -124,8 +127,9 @@ class FakeSlurm:
     def environment(self) -> dict[str, str]:
         return {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "FAKE": str(self.folder)}
 
-    def transport(self) -> LocalTransport:
-        return LocalTransport(self.environment)
+    def transport(self, variables: Mapping[str, str] | None = None) -> LocalTransport:
+        """The login node of an account with these variables."""
+        return LocalTransport({**self.environment, **(variables or {})})
 
 
 class BreakingTransport:

@@ -1,0 +1,1 @@
+"""Small worlds of which every schedule is tried; ``python -m tests.simulator.exhaustive``."""

@@ -1,0 +1,292 @@
+"""Every schedule of a small world, within bounds, by its distinct states.
+
+The search is that of CHESS (Musuvathi et al., OSDI 2008) with iterative context bounding (Musuvathi
+and Qadeer, PLDI 2007). A *preemption* takes the turn from a process that could continue, or lets it
+stand still for longer than a lease. A change of turn costs nothing where a process sleeps or ends.
+Schedules with few preemptions and faults come first, so the first broken promise needs the fewest.
+
+A state is the content of table, store and cluster, the time, and the place of each process in its
+history (`history.py`). A state that was reached before, by the same process and with no more
+preemptions and faults, has been searched: all that can follow is the same.
+
+Two reductions are made. Before a request that no other process can see, the turn stays: a change of
+turn there gives the same states as one before the next request (`Bounds.private`). And of several
+workers of an array that have not begun, the first begins first: they differ in their names only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import time
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.simulator.exhaustive.machine import (
+    READ_FAULTS,
+    WRITE_FAULTS,
+    Machine,
+    State,
+    What,
+)
+from tests.simulator.exhaustive.process import Request
+from tests.simulator.run import Violation
+
+_NOBODY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is tried.
+
+    Args:
+        most: the most preemptions and faults of a schedule, as pairs; one of them must allow it.
+        private: whether no other process of the world can see a request, or what it does.
+    """
+
+    most: tuple[tuple[int, int], ...]
+    private: Callable[[Request], bool] = lambda _request: False
+
+    def allow(self, spent: tuple[int, int]) -> bool:
+        """Whether a schedule with so many preemptions and faults is tried."""
+        return any(spent[0] <= most[0] and spent[1] <= most[1] for most in self.most)
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One turn of a schedule, and the state after it."""
+
+    before: Turn | None
+    process: int
+    what: What
+    state: State | None  #: None once all that follows is known
+    current: int = _NOBODY  #: the process that continues if nothing is preempted
+    spent: tuple[int, int] = (0, 0)  #: preemptions and faults so far
+    node: int = 0
+
+    def path(self) -> list[tuple[int, What]]:
+        """The turns of the schedule, from the first."""
+        turns, turn = [], self
+        while turn.before is not None:
+            turns.append((turn.process, turn.what))
+            turn = turn.before
+        return turns[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search."""
+
+    schedules: int  #: that the search covers
+    states: int
+    turns: int  #: steps that were made
+    ends: int  #: distinct states in which every process has ended
+    seconds: float
+    broken: str = ""  #: the broken promise; empty if none was found
+    path: tuple[tuple[int, What], ...] = ()  #: the schedule that breaks it
+    spent: tuple[int, int] = (0, 0)  #: its preemptions and faults
+
+
+@dataclass
+class Search:
+    """One search.
+
+    Args:
+        machine: makes the steps.
+        first: the state from which every schedule begins.
+        bounds: what is tried.
+        at_end: raises a `Violation` for an end state that breaks a promise, reached with so many
+            faults.
+        after_write: the same after a turn.
+    """
+
+    machine: Machine
+    first: State
+    bounds: Bounds
+    at_end: Callable[[State, int], None]
+    after_write: Callable[[State, State], None] = lambda _before, _after: None
+    _numbers: dict[bytes, int] = field(default_factory=dict)
+    _spent: list[list[tuple[int, int]]] = field(default_factory=list)
+    _edges: list[array[int]] = field(default_factory=list)
+    _ends: set[int] = field(default_factory=set)
+    _queues: defaultdict[tuple[int, int], list[Turn]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    _turns: int = 0
+
+    def run(self) -> Found:
+        """Try everything, or stop at the first promise that is broken."""
+        began = time.monotonic()
+        broken, last = "", Turn(None, _NOBODY, What.STEP, self.first)
+        self._reach(last, self.first)
+        try:
+            for last in self._in_order():
+                self._follow(last)
+        except _Broken as error:
+            broken, last = str(error), error.turn
+        return Found(
+            0 if broken else self._schedules(),
+            len(self._numbers),
+            self._turns,
+            len(self._ends),
+            time.monotonic() - began,
+            broken,
+            tuple(last.path()) if broken else (),
+            last.spent,
+        )
+
+    def _in_order(self) -> Iterator[Turn]:
+        """The turns whose consequences are unknown; those with the least preemptions and faults."""
+        while self._queues:
+            spent = min(self._queues, key=lambda pair: (sum(pair), pair))
+            queue = self._queues[spent]
+            while queue:
+                turn = queue.pop()
+                if not self._is_known(turn.node, spent, itself=False):
+                    yield turn
+                turn.state = None
+            del self._queues[spent]
+
+    def _follow(self, turn: Turn) -> None:
+        """Make every turn that can follow."""
+        state, machine = turn.state, self.machine
+        assert state is not None
+        current = turn.current
+        enabled = machine.enabled(state)
+        while not enabled:
+            later = machine.later(state)
+            if later is None:
+                self._end(turn, state)
+                return
+            state, current = later, _NOBODY
+            enabled = machine.enabled(state)
+        runs = current in enabled
+        asked = machine.asked(state, current) if runs else None
+        alone = asked is not None and self.bounds.private(asked)
+        for process in [current] if alone else machine.distinct(state, enabled):
+            cost = runs and process != current
+            for what in self._whats(state, process, alone=alone, turns=cost):
+                spent = (
+                    turn.spent[0] + cost + (what is What.STILL),
+                    turn.spent[1] + what.fault,
+                )
+                if self.bounds.allow(spent):
+                    self._make(turn, state, process, what, spent)
+
+    def _whats(self, state: State, process: int, *, alone: bool, turns: bool) -> list[What]:
+        asked = self.machine.asked(state, process)
+        found = [What.STEP]
+        if asked is not None and asked.writes and not alone and not turns:
+            found.append(What.STILL)
+        if asked is not None:
+            found += WRITE_FAULTS if asked.writes and not alone else READ_FAULTS
+        return found
+
+    def _make(
+        self, turn: Turn, state: State, process: int, what: What, spent: tuple[int, int]
+    ) -> None:
+        self._turns += 1
+        after, broken = self.machine.step(state, process, what)
+        if after == state:
+            return  # A write that was refused, or has been made, and is made again.
+        standing = after.processes[process]
+        goes_on = what is What.STEP and standing.place >= 0 and standing.wakes <= after.now
+        made = Turn(turn, process, what, after, process if goes_on else _NOBODY, spent)
+        if broken:
+            raise _Broken(broken, made)
+        if after.shared is not state.shared:
+            try:
+                self.after_write(state, after)
+            except Violation as violation:
+                raise _Broken(str(violation), made) from violation
+        self._reach(made, after)
+        costs = (spent[0] - turn.spent[0]) << 1 | (spent[1] - turn.spent[1])
+        self._edges[turn.node].append(made.node << 2 | costs)
+
+    def _reach(self, turn: Turn, state: State) -> None:
+        """Note that a state was reached, and how; it is followed later."""
+        shared = state.shared
+        content = marshal.dumps(
+            (
+                turn.current,
+                state.now,
+                tuple(map(tuple, state.processes)),
+                (shared.rows, shared.objects, tuple(map(tuple, shared.arrays)), shared.withdrawn),
+            ),
+            2,
+        )
+        key = hashlib.blake2b(content, digest_size=12).digest()
+        number = self._numbers.setdefault(key, len(self._spent))
+        if number == len(self._spent):
+            self._spent.append([])
+            self._edges.append(array("Q"))
+        turn.node = number
+        if not self._is_known(number, turn.spent, itself=True):
+            self._spent[number].append(turn.spent)
+            self._queues[turn.spent].append(turn)
+
+    def _is_known(self, number: int, spent: tuple[int, int], *, itself: bool) -> bool:
+        """Whether a state was reached with no more preemptions and faults than these."""
+        return any(
+            each[0] <= spent[0] and each[1] <= spent[1] and (itself or each != spent)
+            for each in self._spent[number]
+        )
+
+    def _end(self, turn: Turn, state: State) -> None:
+        self._ends.add(turn.node)
+        try:
+            self.at_end(state, turn.spent[1])
+        except Violation as violation:
+            raise _Broken(str(violation), turn) from violation
+
+    def _schedules(self) -> int:
+        """The number of schedules within the bounds, by the number of ways from each state.
+
+        By the pair of preemptions and faults that were spent before.
+        """
+        pairs = [
+            (preemptions, faults)
+            for preemptions in range(max(pair[0] for pair in self.bounds.most) + 1)
+            for faults in range(max(pair[1] for pair in self.bounds.most) + 1)
+            if self.bounds.allow((preemptions, faults))
+        ]
+        ways: list[dict[tuple[int, int], int] | None] = [None] * len(self._edges)
+        stack = [0]
+        while stack:
+            node = stack[-1]
+            edges = set(self._edges[node])
+            waiting = [edge >> 2 for edge in edges if ways[edge >> 2] is None]
+            if waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            if ways[node] is None:
+                ways[node] = _ways(edges, ways, pairs, ends=node in self._ends)
+        found = ways[0]
+        assert found is not None
+        return found[0, 0]
+
+
+def _ways(
+    edges: set[int],
+    ways: list[dict[tuple[int, int], int] | None],
+    pairs: list[tuple[int, int]],
+    *,
+    ends: bool,
+) -> dict[tuple[int, int], int]:
+    found = dict.fromkeys(pairs, int(ends))
+    for edge in edges:
+        of_child = ways[edge >> 2]
+        assert of_child is not None
+        preempted, fault = edge >> 1 & 1, edge & 1
+        for spent in pairs:
+            found[spent] += of_child.get((spent[0] + preempted, spent[1] + fault), 0)
+    return found
+
+
+class _Broken(Exception):
+    def __init__(self, message: str, turn: Turn) -> None:
+        super().__init__(message)
+        self.turn = turn

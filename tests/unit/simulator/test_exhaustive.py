@@ -1,0 +1,134 @@
+"""Every schedule of a small world keeps the promises; what is broken is found by the shortest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from slurm_worker.protocol.job_store import Marker
+from slurm_worker.protocol.job_table import JobTable
+from slurm_worker.protocol.ports import Statement
+from slurm_worker.protocol.task_table import TaskTable
+from slurm_worker.protocol.tasks import TaskRow
+from tests.simulator.exhaustive.ports import Store
+from tests.simulator.exhaustive.process import Process
+from tests.simulator.exhaustive.programs import Edges
+from tests.simulator.exhaustive.trial import Mutant, try_world
+from tests.simulator.exhaustive.worlds import WORLDS, World
+
+_ALWAYS = "attribute_exists(#pk)"
+
+
+def world(name: str) -> World:
+    return next(each for each in WORLDS if each.name == name)
+
+
+def test_every_schedule_of_two_workers_with_one_task_keeps_the_promises() -> None:
+    trial = try_world(world("one task"), most=((1, 1),))
+    assert not trial.found.broken, "\n".join(trial.story)
+    # Fewer would mean that something is no longer tried.
+    assert trial.found.schedules > 500
+    assert trial.found.states > 5_000
+
+
+def test_a_search_is_the_same_each_time() -> None:
+    first, second = (try_world(world("retry"), most=((0, 1),)).found for _ in range(2))
+    assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
+
+
+class Overwrites(Store):
+    """A marker is written whether or not there is one."""
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        self.put(key, body)
+        return True
+
+
+class HoldsBack(Store):
+    """A marker is written when it is published."""
+
+    def __init__(self, process: Process, *, conditional: bool = True) -> None:
+        super().__init__(process, conditional=conditional)
+        self._held: list[tuple[str, bytes]] = []
+
+    def put_new(self, key: str, body: bytes) -> bool:
+        if not key.endswith(".done"):
+            return super().put_new(key, body)
+        self._held.append((key, body))
+        return True
+
+    def publish(self) -> None:
+        for key, body in self._held:
+            super().put_new(key, body)
+
+
+def row_first(store: Store) -> type[TaskTable]:
+    """The row is completed before the marker exists."""
+
+    class RowFirst(TaskTable):
+        def complete(self, marker: Marker) -> None:
+            super().complete(marker)
+            assert isinstance(store, HoldsBack)
+            store.publish()
+
+    return RowFirst
+
+
+def opens_first(
+    jobs: JobTable, table: TaskTable, round_no: int, failed: Callable[[], Iterable[TaskRow]]
+) -> int:
+    """A retry that opens its round before it puts tasks back, the last one first."""
+    jobs.open(round_no + 1)
+    return sum(table.reopen(row, round_no) for row in list(failed())[::-1])
+
+
+def unconditional(name: str) -> Callable[[Statement], Statement]:
+    """The statements of this name have no condition."""
+    return lambda each: replace(each, condition=_ALWAYS) if each.name == name else each
+
+
+#: The smallest world that shows it, the mutant, and what is found with one preemption or one fault.
+MUTANTS: dict[str, tuple[str, Mutant, tuple[int, int], str]] = {
+    "a marker without its condition": (
+        "one task",
+        Mutant(edges=Edges(store=Overwrites)),
+        (1, 0),
+        "has had two contents",
+    ),
+    "the row before the marker": (
+        "one task",
+        Mutant(edges=Edges(store=HoldsBack, table=row_first)),
+        (0, 1),
+        "is done without a marker",
+    ),
+    "a claim without its condition": (
+        "one task",
+        Mutant(statement=unconditional("claim")),
+        (1, 0),
+        "claim takes a task from (leased|done)",
+    ),
+    "a reopening without its condition": (
+        "retry twice",
+        Mutant(statement=unconditional("reopen")),
+        (1, 0),
+        "reopen takes a task from|reopen puts a task back",
+    ),
+    "a round that is open before its tasks are back": (
+        "retry beside a late worker",
+        Mutant(open_round=opens_first),
+        (1, 0),
+        "tasks are left although nothing went wrong",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_protocol_is_found_with_the_fewest_preemptions_and_faults(name: str) -> None:
+    where, mutant, fewest, expected = MUTANTS[name]
+    trial = try_world(world(where), mutant, most=(fewest,))
+    assert re.search(expected, trial.found.broken)
+    assert trial.found.spent == fewest
+    assert trial.story[-1].startswith(f"then: {trial.found.broken}")
