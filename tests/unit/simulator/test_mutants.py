@@ -62,7 +62,7 @@ def unchanged_in(seed: int) -> list[Mutant]:
         ("reserve next", "without #used <= :most", Kind.LIMIT),
         ("reserve now", "without #tat < :floor", Kind.LIMIT),
         ("return quota", "no condition", Kind.LIMIT),
-        ("undo claim", "without #state = :leased", Kind.BACKFILL),
+        ("undo claim", "without #state = :leased", Kind.WORKERS),
     ],
 )
 def test_a_broken_condition_is_found_out(statement: str, broken: str, kind: Kind) -> None:
