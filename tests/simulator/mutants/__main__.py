@@ -21,6 +21,8 @@ from tests.simulator.mutants.screening import Difference, screen
 #: The part of the mutants that must be found, of those that are not equivalent.
 _ENOUGH = 0.95
 _CHUNK = 10
+#: Characters of a broken promise.
+_WIDTH = 150
 
 
 def hunt_all(seeds: range, jobs: int, runs: int) -> int:
@@ -57,7 +59,7 @@ def hunt_all(seeds: range, jobs: int, runs: int) -> int:
 def _line(hunt: Hunt) -> str:
     name, tried = f"{hunt.mutant}", f"differs in {hunt.differs:,}"
     if hunt.kind is not None:
-        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {hunt.by}"
+        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {hunt.by[:_WIDTH]}"
     what = f"equivalent: {EQUIVALENT[name]}" if name in EQUIVALENT else "NOT FOUND"
     return f"{name:90} {tried:20} {what}"
 

@@ -61,7 +61,7 @@ def unchanged_in(seed: int) -> list[Mutant]:
         ("reserve next", "without #used <= :most", Kind.LIMIT),
         ("reserve now", "without #tat < :floor", Kind.LIMIT),
         ("return quota", "no condition", Kind.LIMIT),
-        ("undo claim", "without #state = :leased", Kind.WORKERS),
+        ("new window", "no condition", Kind.LIMIT),
     ],
 )
 def test_a_broken_condition_is_found_out(statement: str, broken: str, kind: Kind) -> None:
