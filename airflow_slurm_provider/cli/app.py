@@ -57,7 +57,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     JOB_FAILED = 1  #: tasks failed, or no worker is left; doctor, bootstrap: jobs can't run
-    USER_ERROR = 2  #: an error in an argument, a config or an input; no AWS credentials
+    USER_ERROR = 2  #: an error in an argument, a config or an input; no valid AWS credentials
     SERVICE_ERROR = 3  #: a service can't be reached or refuses; the command may work later
     BUG = 70  #: a bug in slurmctl, with its traceback
     INTERRUPTED = 130  #: running the same command again continues

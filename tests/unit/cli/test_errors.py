@@ -12,6 +12,7 @@ import pytest
 from airflow_slurm_provider.cli import app
 from airflow_slurm_provider.cli.app import ExitCode
 from airflow_slurm_provider.coordinator import api
+from slurm_worker.errors import ExpiredCredentials, ServiceError, WrongClock, WrongSetting
 from tests.unit.cli.conftest import Cli, empty_aws, write_config
 
 MISUSE = [
@@ -183,3 +184,22 @@ def test_every_listed_command_exists() -> None:
         assert command is not None
         assert command.name == name
         assert line.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ExpiredCredentials("they have expired", "renew them"), ExitCode.USER_ERROR),
+        (WrongSetting("another region", "set aws.region"), ExitCode.USER_ERROR),
+        (WrongClock("it is wrong", "use NTP"), ExitCode.SERVICE_ERROR),
+    ],
+)
+def test_what_the_user_must_correct_has_the_exit_code_of_a_mistake(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: ServiceError, code: ExitCode
+) -> None:
+    def get(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(cli.world.rows), "get", get)
+    ended = cli("status", "job-1")
+    assert (ended.code, ended.err) == (code, f"slurmctl: {error}\n")
