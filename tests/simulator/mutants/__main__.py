@@ -13,10 +13,10 @@ from itertools import chain
 
 from tests.simulator.coverage import NEVER_REFUSED, statement_names
 from tests.simulator.mutants.conditions import Mutant
-from tests.simulator.mutants.equivalent import EQUIVALENT
 from tests.simulator.mutants.hunt import Hunt, hunt_condition, hunt_order
 from tests.simulator.mutants.ordering import ORDERS
 from tests.simulator.mutants.screening import Difference, screen
+from tests.simulator.mutants.survivors import EQUIVALENT, UNREACHED
 
 #: The part of the mutants that must be found, of those that are not equivalent.
 _ENOUGH = 0.95
@@ -59,8 +59,11 @@ def hunt_all(seeds: range, jobs: int, runs: int) -> int:
 def _line(hunt: Hunt) -> str:
     name, tried = f"{hunt.mutant}", f"differs in {hunt.differs:,}"
     if hunt.kind is not None:
-        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {hunt.by[:_WIDTH]}"
-    what = f"equivalent: {EQUIVALENT[name]}" if name in EQUIVALENT else "NOT FOUND"
+        by = hunt.by[:_WIDTH]
+        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {by}"
+    what = f"NOT FOUND {UNREACHED.get(name, '')}"
+    if name in EQUIVALENT:
+        what = f"equivalent: {EQUIVALENT[name]}"
     return f"{name:90} {tried:20} {what}"
 
 

@@ -52,7 +52,7 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What the runs of a seed tell of all mutants.
+    """What the runs of a seed show of all mutants.
 
     Args:
         met: the mutants of the statements that were refused.
