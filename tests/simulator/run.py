@@ -450,7 +450,8 @@ class Simulation:
         self.seen.attempts.pop(row.sk, None)
 
         def repair() -> None:
-            self.schedule.sleep(rng.uniform(0, 2 * _LEASE.ttl_s))
+            # Before the holder's next heartbeat, or when it has left.
+            self.schedule.sleep(rng.uniform(0, rng.choice((0.5, 2 * _LEASE.ttl_s))))
             self._coordinator(host, rng, _nothing).rebuild(row, self._last_attempt(row.task))
             self.under_way -= 1
 

@@ -188,7 +188,12 @@ class Search:
         self, turn: Turn, state: State, process: int, what: What, spent: tuple[int, int]
     ) -> None:
         self._turns += 1
-        after, broken = self.machine.step(state, process, what)
+        try:
+            after, broken = self.machine.step(state, process, what)
+        except Violation as violation:
+            # A process has seen it.
+            made = Turn(turn, process, what, None, spent=spent)
+            raise _Broken(str(violation), made) from violation
         if after == state:
             return  # A write that was refused, or has been made, and is made again.
         standing = after.processes[process]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from unittest import mock
@@ -118,7 +118,8 @@ def _told(machine: Machine, state: State, found: Found) -> Iterator[str]:
         place = machine.place(state, process)
         asked = _text(place.next) if isinstance(place.next, Request) else "begins, or wakes up"
         yield f"{state.now:5.0f} s  {place.program.name:<14} {what.value:<34} {asked}"
-        state, _ = machine.step(state, process, what)
+        with suppress(Violation):
+            state, _ = machine.step(state, process, what)
     preemptions, faults = found.spent
     yield f"then: {found.broken} ({preemptions} preemptions, {faults} faults)"
 

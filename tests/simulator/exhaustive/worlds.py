@@ -14,12 +14,15 @@ from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ErrorClass
+from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import task_pk, task_sk
 from tests.simulator.exhaustive.machine import State
 from tests.simulator.exhaustive.process import Request
 from tests.simulator.exhaustive.programs import JOB, PATHS, Verb
 from tests.simulator.exhaustive.stage import Job, Stage, quiet, submit
+from tests.simulator.run import Violation
 
 #: The most preemptions and faults, as pairs.
 Most = tuple[tuple[int, int], ...]
@@ -152,8 +155,13 @@ def _resume(services: Services) -> Any:
     return control.resume(services, JOB, log=quiet)
 
 
-def _cancel(services: Services) -> Any:
-    return control.cancel(services, JOB)
+def _cancel(services: Services) -> None:
+    """Cancel, and look whether a submission that was there before still has workers."""
+    rows = services.jobs(JOB).submissions()
+    control.cancel(services, JOB)
+    found = services.slurm.find([job_name(JOB, row) for row in rows])
+    if services.slurm.together([ArrayKey(found[name], name) for name in found]).alive:
+        raise Violation(f"workers of {sorted(found)} are left after a cancel that succeeded")
 
 
 def _add(services: Services) -> Any:

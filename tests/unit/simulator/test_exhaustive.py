@@ -13,9 +13,11 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Statement
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
+from tests.simulator.exhaustive.history import NO_ANSWER, Histories, Program
 from tests.simulator.exhaustive.ports import Store
-from tests.simulator.exhaustive.process import Process
+from tests.simulator.exhaustive.process import Process, Request
 from tests.simulator.exhaustive.programs import Edges
+from tests.simulator.exhaustive.shared import Contents
 from tests.simulator.exhaustive.trial import Mutant, try_world
 from tests.simulator.exhaustive.worlds import WORLDS, World
 
@@ -37,6 +39,23 @@ def test_every_schedule_of_two_workers_with_one_task_keeps_the_promises() -> Non
 def test_a_search_is_the_same_each_time() -> None:
     first, second = (try_world(world("retry"), most=((0, 1),)).found for _ in range(2))
     assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
+
+
+def test_a_process_that_depends_on_more_than_its_answers_is_reported() -> None:
+    calls: list[int] = []
+
+    def main(process: Process) -> str:
+        calls.append(1)
+        process.ask(Request("table", "get", ("pk", f"sk{len(calls)}"), writes=False))
+        process.ask(Request("table", "get", ("pk", "sk"), writes=False))
+        return "done"
+
+    histories = Histories(Contents())
+    first = histories.after(histories.start(Program("odd", main)), None, 0.0)
+    histories.after(first, 0, 0.0)
+    with pytest.raises(AssertionError, match="after the same answers"):
+        histories.after(first, NO_ANSWER, 0.0)
+    histories.close()
 
 
 class Overwrites(Store):
