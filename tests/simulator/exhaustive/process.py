@@ -6,6 +6,7 @@ it got with their times: its tokens are made of its name and a count, its random
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import secrets
 import time
@@ -20,6 +21,7 @@ from unittest import mock
 
 from greenlet import getcurrent, greenlet
 
+from slurm_worker.aggregate.job import aggregation
 from tests.simulator.chance import run_now
 from tests.simulator.schedule import Killed
 
@@ -249,12 +251,23 @@ def decided() -> Iterator[None]:
     def now() -> float:
         return EPOCH + _RUNNING[-1].now if _RUNNING else real()
 
+    class Dates:
+        """In place of the module `datetime`."""
+
+        timezone = dt.timezone
+
+        class datetime(dt.datetime):
+            @classmethod
+            def now(cls, tz: dt.tzinfo | None = None) -> Dates.datetime:
+                return cls.fromtimestamp(now(), tz)
+
     def randbelow(limit: int) -> int:
         return _RUNNING[-1].draw() % limit
 
     with (
         mock.patch.object(uuid, "uuid4", uuid4),
         mock.patch.object(time, "time", now),
+        mock.patch.object(aggregation, "dt", Dates),
         mock.patch.object(secrets, "randbelow", randbelow),
         mock.patch.object(ThreadPoolExecutor, "submit", run_now),
     ):

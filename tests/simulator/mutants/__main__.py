@@ -6,21 +6,23 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
 
 from tests.simulator.coverage import NEVER_REFUSED, statement_names
 from tests.simulator.mutants.conditions import Mutant
-from tests.simulator.mutants.equivalent import EQUIVALENT
 from tests.simulator.mutants.hunt import Hunt, hunt_condition, hunt_order
 from tests.simulator.mutants.ordering import ORDERS
 from tests.simulator.mutants.screening import Difference, screen
+from tests.simulator.mutants.survivors import EQUIVALENT, UNREACHED
 
 #: The part of the mutants that must be found, of those that are not equivalent.
 _ENOUGH = 0.95
 _CHUNK = 10
+#: Characters of a broken promise.
+_WIDTH = 150
 
 
 def hunt_all(seeds: range, jobs: int, runs: int) -> int:
@@ -35,10 +37,12 @@ def hunt_all(seeds: range, jobs: int, runs: int) -> int:
     met: set[Mutant] = set()
     differences: dict[Mutant, list[Difference]] = defaultdict(list)
     hunts: list[Hunt] = []
+    broken: list[str] = []
     with ProcessPoolExecutor(jobs) as pool:
-        for known, found in pool.map(screen, seeds, chunksize=_CHUNK):
-            met |= known
-            for difference in found:
+        for screened in pool.map(screen, seeds, chunksize=_CHUNK):
+            broken += [screened.broken] if screened.broken else []
+            met |= screened.met
+            for difference in screened.found:
                 differences[difference.mutant].append(difference)
         screened_s = time.monotonic() - began
         conditions = sorted(met, key=str)
@@ -49,21 +53,31 @@ def hunt_all(seeds: range, jobs: int, runs: int) -> int:
             print(_line(hunt), flush=True)
             hunts.append(hunt)
     print(f"{len(seeds):,} seeds, screened in {screened_s:.0f} s, {time.monotonic() - began:.0f} s")
-    return _verdict(hunts, met)
+    return _verdict(hunts, met, broken)
 
 
 def _line(hunt: Hunt) -> str:
     name, tried = f"{hunt.mutant}", f"differs in {hunt.differs:,}"
     if hunt.kind is not None:
-        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {hunt.by}"
-    what = f"equivalent: {EQUIVALENT[name]}" if name in EQUIVALENT else "NOT FOUND"
+        by = hunt.by[:_WIDTH]
+        return f"{name:90} {tried:20} found by seed {hunt.seed} ({hunt.kind.value}): {by}"
+    what = f"NOT FOUND {UNREACHED.get(name, '')}"
+    if name in EQUIVALENT:
+        what = f"equivalent: {EQUIVALENT[name]}"
     return f"{name:90} {tried:20} {what}"
 
 
-def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant]) -> int:
-    """Print the figures, and what is wrong with them."""
+def _verdict(hunts: Iterable[Hunt], met: Iterable[Mutant], broken: Sequence[str]) -> int:
+    """Print the figures, and what is wrong with them.
+
+    Args:
+        hunts: what became of each mutant.
+        met: the mutants that were screened.
+        broken: seeds in which the unbroken product breaks a promise.
+    """
     names = {str(hunt.mutant): hunt for hunt in hunts}
-    wrong = [
+    wrong = [f"without a mutant: {each}" for each in broken]
+    wrong += [
         f"{name} is said to be equivalent, and was found"
         for name in EQUIVALENT
         if name in names and names[name].by

@@ -50,15 +50,29 @@ class Screen:
                     self.found[mutant] = Difference(mutant, self._kind, self._seed, rule)
 
 
-def screen(seed: int) -> tuple[set[Mutant], list[Difference]]:
-    """The mutants that the runs of a seed meet, and where they differ first."""
-    met: set[Mutant] = set()
-    found: list[Difference] = []
-    for kind in Kind:
-        seen = screen_run(kind, seed)
-        met |= seen.met
-        found += seen.found.values()
-    return met, found
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What the runs of a seed show of all mutants.
+
+    Args:
+        met: the mutants of the statements that were refused.
+        found: where they differ first.
+        broken: what the unbroken product breaks; then this seed says nothing of its mutants.
+    """
+
+    met: frozenset[Mutant] = frozenset()
+    found: tuple[Difference, ...] = ()
+    broken: str = ""
+
+
+def screen(seed: int) -> Screened:
+    """Screen all runs of a seed."""
+    try:
+        runs = [screen_run(kind, seed) for kind in Kind]
+    except ValueError as error:
+        return Screened(broken=str(error))
+    found = tuple(each for run in runs for each in run.found.values())
+    return Screened(frozenset().union(*(run.met for run in runs)), found)
 
 
 def screen_run(kind: Kind, seed: int) -> Screen:

@@ -13,9 +13,12 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Statement
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
+from tests.simulator.exhaustive.history import NO_ANSWER, Histories, Program
 from tests.simulator.exhaustive.ports import Store
-from tests.simulator.exhaustive.process import Process
+from tests.simulator.exhaustive.process import Process, Request
 from tests.simulator.exhaustive.programs import Edges
+from tests.simulator.exhaustive.search import Bounds
+from tests.simulator.exhaustive.shared import Contents
 from tests.simulator.exhaustive.trial import Mutant, try_world
 from tests.simulator.exhaustive.worlds import WORLDS, World
 
@@ -27,16 +30,43 @@ def world(name: str) -> World:
 
 
 def test_every_schedule_of_two_workers_with_one_task_keeps_the_promises() -> None:
-    trial = try_world(world("one task"), most=((1, 1),))
+    trial = try_world(world("one task"), bounds=Bounds(((1, 1),)))
     assert not trial.found.broken, "\n".join(trial.story)
     # Fewer would mean that something is no longer tried.
     assert trial.found.schedules > 500
     assert trial.found.states > 5_000
 
 
+def test_a_search_that_ends_early_says_what_it_has_tried_completely() -> None:
+    found = try_world(world("one task"), bounds=Bounds(turns=5_000)).found
+    whole = try_world(world("one task"), bounds=Bounds(((1, 0), (0, 1)))).found
+    assert found.complete == whole.complete == ((1, 0), (0, 1))
+    assert found.schedules == whole.schedules
+    assert 5_000 <= found.turns < 5_100
+
+
 def test_a_search_is_the_same_each_time() -> None:
-    first, second = (try_world(world("retry"), most=((0, 1),)).found for _ in range(2))
+    first, second = (
+        try_world(world("pause beside a worker"), bounds=Bounds(((0, 1),))).found for _ in range(2)
+    )
     assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
+
+
+def test_a_process_that_depends_on_more_than_its_answers_is_reported() -> None:
+    calls: list[int] = []
+
+    def main(process: Process) -> str:
+        calls.append(1)
+        process.ask(Request("table", "get", ("pk", f"sk{len(calls)}"), writes=False))
+        process.ask(Request("table", "get", ("pk", "sk"), writes=False))
+        return "done"
+
+    histories = Histories(Contents())
+    first = histories.after(histories.start(Program("odd", main)), None, 0.0)
+    histories.after(first, 0, 0.0)
+    with pytest.raises(AssertionError, match="after the same answers"):
+        histories.after(first, NO_ANSWER, 0.0)
+    histories.close()
 
 
 class Overwrites(Store):
@@ -128,7 +158,7 @@ MUTANTS: dict[str, tuple[str, Mutant, tuple[int, int], str]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_protocol_is_found_with_the_fewest_preemptions_and_faults(name: str) -> None:
     where, mutant, fewest, expected = MUTANTS[name]
-    trial = try_world(world(where), mutant, most=(fewest,))
+    trial = try_world(world(where), mutant, bounds=Bounds((fewest,)))
     assert re.search(expected, trial.found.broken)
     assert trial.found.spent == fewest
     assert trial.story[-1].startswith(f"then: {trial.found.broken}")

@@ -1,4 +1,7 @@
-"""Mutants that no run can tell from the product, and why: each is argued here, and printed.
+"""Mutants that the simulator does not find, and why: each is argued here, and printed.
+
+`EQUIVALENT` are those that no run can tell from the product. They do not count. `UNREACHED` are
+those that only a run could tell that the simulator does not have. They count as not found.
 
 Most conditions say the same thing twice. A condition that is not needed costs nothing, and helps
 where a row is not as it should be. So it stays in the product. What makes it needless is a rule of
@@ -79,3 +82,21 @@ def _equivalent() -> Iterator[tuple[str, str]]:
 
 #: The argument, by the mutant's name.
 EQUIVALENT: dict[str, str] = dict(_equivalent())
+
+#: Why no run of the simulator differs, by the mutant's name.
+UNREACHED: dict[str, str] = {
+    **{
+        f"{name}: without #owner = :owner": (
+            "only a row that was lost and made again gives the number of an attempt to two owners, "
+            "and no simulated backfill loses rows"
+        )
+        for name in ("abandon", "crashed")
+    },
+    "decide: without attribute_exists(#pk)": (
+        "no row is lost where the store does not heed If-None-Match"
+    ),
+    "cut rate: without #epoch = :epoch": (
+        "another change of the rate has also renewed its time, unless clocks differ by more than "
+        "the ten seconds of a cut"
+    ),
+}
