@@ -72,7 +72,7 @@ DATASET_FAULTS = (
         "an aggregation deletes what its manifest and the last do not name",
         "files of another aggregation, and of readers",
         "promised to the readers|which does not exist",
-        1,
+        10,
         put_back=_unconditional,
     ),
     OldFault(
