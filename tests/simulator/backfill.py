@@ -57,8 +57,8 @@ _PATIENCE_S = 900.0
 _CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
-#: Otherwise one is enough once nothing goes wrong; another one may have been cancelled before.
-_FEW_SUBMISSIONS = 2
+#: Otherwise few are enough once nothing goes wrong: for the plan, and after the handler's stop.
+_FEW_SUBMISSIONS = 4
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
