@@ -22,6 +22,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
+from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
@@ -34,7 +35,7 @@ from tests.simulator.checks.others import checked_failures, checked_status
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import FaultRates, Outage
+from tests.simulator.faults import Aim, FaultRates, Outage
 from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
@@ -44,7 +45,8 @@ from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.seen import Seen
-from tests.simulator.user import Stuck, User, Verb
+from tests.simulator.stores.credentials import FASTER
+from tests.simulator.user import Command, Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
 _EPOCH = 1_700_000_000.0
@@ -55,6 +57,8 @@ _PATIENCE_S = 900.0
 _CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
+#: Otherwise one is enough once nothing goes wrong; another one may have been cancelled before.
+_FEW_SUBMISSIONS = 2
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
@@ -65,6 +69,14 @@ _GC_AGE_S = 600.0
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 #: The most that clocks are wrong: as NTP leaves them, and without NTP.
 _SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
+_FAULTS = ("lost_request", "lost_reply")
+#: Requests with which an outage begins: what a process knows of them afterwards matters.
+_AIMED = (
+    *("claim", "claim", "claim", "steal", "heartbeat", "heartbeat", "release", "complete"),
+    *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
+    *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
+)
+_POLL_S = 20.0
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -147,6 +159,7 @@ class Backfill:
             conditional_put=conditional,
             conditional_replace=conditional and rng.random() < 0.9,
             skew_s=rng.choice(_SKEWS_S),
+            role=not self.calm and rng.random() < 0.25,
         )
         shape = self.shape
         self.world.rows.say = seen.say
@@ -160,6 +173,7 @@ class Backfill:
             bounded=shape.bounded,
         )
         self._damaged: dict[str, bytes] = {}
+        self._waiter: Command | None = None
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         self.fleet = Fleet(self.world)
@@ -199,7 +213,7 @@ class Backfill:
             world.seen.requests,
             world.seen.faults,
             sum(row.lost for row in world.task_rows()),
-            Coverage.of(world.rows),
+            Coverage.of(world.rows, self.seen),
         )
 
     # --- what happens -----------------------------------------------------------
@@ -240,15 +254,16 @@ class Backfill:
         lines = [f'{{"id": "k{n}", "n": {n}}}\n' for n in range(self.shape.items)]
         world.objects.put(INPUT, "".join(lines).encode())
         chance = self.seen.rng_of("main")
-        if chance.random() < 0.05 and self.seen.happens("input", "an earlier release"):
+        if chance.random() < 0.1 and self.seen.happens("input", "an earlier release"):
             # An earlier release created a job before it had read the input.
             spec = self.config().spec
             world.jobs.create(spec.identity(), "", shard_count(spec.max_workers))
+            self.user.begin("submit", _submit(self), disturbed=True)
         self._until_done("submit", _submit(self))
         self._wait()
         self._restore()
         for _ in range(self.shape.retries):
-            self._until_done("retry", _retry)
+            self._until_done("retry", self._some_retry(chance))
             self._wait()
             self._restore()
         self.handler.corrected = True
@@ -274,6 +289,18 @@ class Backfill:
             self._until_done("aggregate", _aggregate)
             self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
+
+    def _some_retry(self, rng: random.Random) -> Verb:
+        """A retry of all classes, of some, by the policy, or of some items."""
+        classes = [error_class.value for error_class in ErrorClass]
+        kind = rng.choice(("all", "all", "some", "policy", "items"))
+        if kind == "policy":
+            classes = []
+        elif kind == "some":
+            classes = sorted(rng.sample(classes, len(classes) // 2))
+        keys = [f"k{number}" for number in range(self.shape.items)]
+        only = rng.sample(keys, len(keys) // 2) if kind == "items" else None
+        return lambda services: api.retry(services, JOB, classes, only=only, log=_quiet)
 
     def _retry_the_rest(self) -> None:
         """Until no task has failed as a whole: a dataset needs every task."""
@@ -309,6 +336,7 @@ class Backfill:
         world = self.world
         since, submissions = world.schedule.now, 0
         while not world.complete():
+            self._keep_waiting()
             self._moments += 1
             rng = self.seen.rng_of(f"moment {self._moments}")
             world.schedule.sleep(rng.expovariate(1 / 6.0))
@@ -317,11 +345,31 @@ class Backfill:
             since = max(since, self.until, *(outage.end for outage in world.outages))
             if world.schedule.now > since + _PATIENCE_S and not self.user.running:
                 submissions += 1
-                if submissions > _MOST_SUBMISSIONS:
+                most = _MOST_SUBMISSIONS if self.handler.ends_elements else _FEW_SUBMISSIONS
+                if submissions > most:
                     raise Violation(f"the job does not end: {world.states()}")
                 self.user.until_done("resume", _resume, self._correct)
                 self.user.until_done("submit", _submit(self), self._correct)
                 since = world.schedule.now
+
+    def _keep_waiting(self) -> None:
+        """Somebody waits for the job: that process renews the nodes' credentials."""
+        if self.world.role and (self._waiter is None or self._waiter.ended.is_set()):
+            rng = self.seen.rng_of(f"waiter {self._moments}")
+            disturbed = rng.random() < 0.3 and self.world.schedule.now < self.until
+            self._waiter = self.user.begin("wait", self._watch, disturbed=disturbed, waits=True)
+
+    def _watch(self, services: Services) -> None:
+        schedule = self.world.schedule
+        watcher = Watcher(
+            services,
+            JOB,
+            self.log,
+            max_resubmissions=2,
+            clock=lambda: schedule.now * FASTER,
+        )
+        while not watcher.poll().finished:
+            schedule.sleep(_POLL_S)
 
     def _trouble(self, rng: random.Random) -> None:
         world = self.world
@@ -336,9 +384,8 @@ class Backfill:
             if kind == "pause" and rng.random() < 0.5:
                 # Two users at once; the first who paused it stays.
                 self.user.begin(kind, _COMMANDS[kind](self), disturbed=False)
-        elif kind in ("outage", "hot partition"):
-            begin = self._begin_outage if kind == "outage" else self._throttle_partition
-            begin(rng)
+        elif kind in _OF_SERVICES:
+            _OF_SERVICES[kind](self, rng)
         elif kind in BREAKDOWNS:
             world.controller.break_down(kind, rng)
         elif kind == "login node":
@@ -369,17 +416,17 @@ class Backfill:
                 for host in other.hosts:
                     world.schedule.pause(host, 3 * self.times["ttl"])
 
-    def _begin_outage(self, rng: random.Random) -> None:
+    def begin_outage(self, rng: random.Random) -> None:
         """A service does not answer for a while: requests, or replies, are lost."""
         now = self.world.schedule.now
-        fault = rng.choice(("lost_request", "lost_reply"))
+        fault = rng.choice(_FAULTS)
         # In a short one a request is given up, and what follows from that gets an answer.
         length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
         outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
         self.world.say(f"outage: {outage}")
         self.world.outages.append(outage)
 
-    def _throttle_partition(self, rng: random.Random) -> None:
+    def throttle_partition(self, rng: random.Random) -> None:
         """One partition of the table is hot: requests to it are refused for a while."""
         world = self.world
         job = world.job()
@@ -389,6 +436,23 @@ class Backfill:
         now = world.schedule.now
         world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
         world.say(f"throttled: {what}")
+
+    def aim(self, rng: random.Random) -> None:
+        """An outage of the table begins right when a process makes a certain request."""
+        what, fault = rng.choice(("table", "table write")), rng.choice(_FAULTS)
+        alone = rng.random() < 0.7
+        aims = [Aim(rng.choice(_AIMED), rng.uniform(15, 60), what, fault, alone)]
+        if rng.random() < 0.3:
+            # A worker is cut off, and the one that takes its task, too: the first one comes back.
+            ttl_s = self.times["ttl"]
+            aims = [
+                Aim(
+                    "heartbeat", rng.uniform(1.5, 2.5) * ttl_s, "table", "lost_request", alone=True
+                ),
+                Aim("steal", 2 * ttl_s, "table", "lost_reply", alone=True),
+            ]
+        self.world.say(f"{aims}")
+        self.world.outages.aims.extend(aims)
 
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -504,6 +568,7 @@ _TROUBLES = {
     **_OF_ELEMENTS,
     "outage": 3,
     "hot partition": 1,
+    "aimed outage": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
     "slurmctld's state": 0.5,
@@ -520,4 +585,10 @@ _TROUBLES = {
     "status": 2,
     "dead workers": 0.5,
     "resubmit": 2,
+}
+#: Troubles of the services.
+_OF_SERVICES: dict[str, Callable[[Backfill, random.Random], None]] = {
+    "outage": lambda run, rng: run.begin_outage(rng),
+    "hot partition": lambda run, rng: run.throttle_partition(rng),
+    "aimed outage": lambda run, rng: run.aim(rng),
 }

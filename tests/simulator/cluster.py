@@ -285,6 +285,15 @@ class Controller:
                 if element.alive or element.ended > horizon:
                     yield element
 
+    def has_purged(self, element: ArrayElement) -> bool:
+        """Whether ``squeue`` shows an element no longer."""
+        return not element.alive and element.ended <= self._schedule.now - self.rules.purge_s
+
+    def is_late(self, start: Start) -> bool:
+        """Whether ``sacct`` does not show a start yet, or not its end."""
+        now = self._schedule.now
+        return start.shown_from > now or (start.ended is not None and start.end_shown_from > now)
+
     def accounted(self) -> Iterator[tuple[ArrayElement, Start, ElementState, str]]:
         """Element, start, state and exit code of each record of ``sacct -D``."""
         now = self._schedule.now

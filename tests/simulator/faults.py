@@ -36,6 +36,7 @@ _TIMEOUT_S = 5.0
 _TRIES = 4
 #: Mean delay of a write that arrives late.
 _LATE_S = 20.0
+_MANIFEST = "/dataset/_manifest.json"
 #: The audit log's actions for what a worker does to a task of another.
 RECORDED = {"steal": "lease_stolen", "quarantine": "quarantined"}
 
@@ -81,12 +82,38 @@ class Outage:
     end: float
     what: str
     fault: str
+    host: str = ""  #: the only process that is cut off; empty for all
 
-    def hits(self, now: float, where: str) -> bool:
-        """Whether a request is not answered."""
-        if not self.start <= now < self.end:
+    def hits(self, now: float, where: str, host: str = "") -> bool:
+        """Whether a request of a process is not answered."""
+        if not self.start <= now < self.end or self.host not in ("", host):
             return False
         return set(self.what.split()) <= set(where.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """An outage that begins with the next request of a name.
+
+    Args:
+        name: of the request, such as a statement's.
+        length_s: of the outage.
+        alone: whether only the process that makes the request is cut off.
+    """
+
+    name: str
+    length_s: float
+    what: str
+    fault: str
+    alone: bool
+
+
+class Outages(list[Outage]):
+    """The outages of a run, and those that wait for a request."""
+
+    def __init__(self, outages: Iterable[Outage] = ()) -> None:
+        super().__init__(outages)
+        self.aims: list[Aim] = []
 
 
 class WatchedRows(MemoryRows):
@@ -158,6 +185,8 @@ class WatchedRows(MemoryRows):
         row = result.row
         key = pk, sk = str(row["pk"]), str(row["sk"])
         kind, state = _kind_of(pk, sk), str(row.get("state", ""))
+        if kind == "submit" and row.get("refused"):
+            state = "refused"
         before = self._states.get(key, "absent")
         if state and state != before:
             self._states[key] = state
@@ -249,7 +278,7 @@ class Network:
         rng: random.Random,
         rates: FaultRates,
         seen: Seen,
-        outages: Sequence[Outage] = (),
+        outages: Outages | None = None,
         answered: Callable[[str], None] = lambda _name: None,
         authorize: Callable[[], None] = lambda: None,
     ) -> None:
@@ -257,7 +286,7 @@ class Network:
         self._rng = rng
         self._rates = rates
         self._seen = seen
-        self._outages = outages
+        self._outages = Outages() if outages is None else outages
         self._answered = answered
         self._authorize = authorize
         # One draw for each request: which of them meet faults does not depend on other draws.
@@ -290,6 +319,7 @@ class Network:
             ServiceError: if no answer came, or the caller's credentials have expired.
         """
         fault = ""
+        self._begin_outages(name)
         for attempt in range(_TRIES):
             self._authorize()
             self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _LATENCY_S)
@@ -317,6 +347,14 @@ class Network:
         if fault == "throttled":
             raise Throttled(f"{name}: throttled {_TRIES} times")
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
+
+    def _begin_outages(self, name: str) -> None:
+        for aim in [aim for aim in self._outages.aims if aim.name == name]:
+            self._outages.aims.remove(aim)
+            end, host = self.now + aim.length_s, self.host if aim.alone else ""
+            outage = Outage(self.now, end, aim.what, aim.fault, host)
+            self._outages.append(outage)
+            self._seen.say(f"{outage}")
 
     def _arrive_later(self, late: Callable[[], object]) -> None:
         """Make a request later, whatever has become of its sender."""
@@ -369,7 +407,7 @@ class Network:
         dice = self._dice.random()
         self._requests += 1
         for outage in self._outages:
-            if outage.hits(self._schedule.now, where):
+            if outage.hits(self._schedule.now, where, self.host):
                 self._seen.faults[outage.fault] += 1
                 return outage.fault
         if self._schedule.now > self._rates.until:
@@ -572,7 +610,14 @@ class SimObjects:
         if not self._conditional_replace:
             self.put(key, body)
             return True
-        return self._put_where(key, lambda: self._store.put_if(key, body, tag))
+
+        def apply() -> bool:
+            replaced = self._store.put_if(key, body, tag)
+            if replaced:
+                self._record(key, body)
+            return replaced
+
+        return self._put_where(key, apply)
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ports.ObjectStore.list`."""
@@ -660,6 +705,8 @@ class SimObjects:
 
     def _record(self, key: str, body: bytes) -> None:
         self._seen.write(self._network.host, f"put {key}")
+        if key.endswith(_MANIFEST):
+            self._seen.manifest(body)
         if key.endswith(".done"):
             self._seen.committed.setdefault(key, self._network.now)
             digest = hashlib.sha256(body).hexdigest()

@@ -145,7 +145,7 @@ class _Process:
 
     def _work(self) -> int:
         world, element = self._world, self._element
-        network = world.network(self._rng, self._disturbance())
+        network = world.network(self._rng, self._disturbance(), self._host)
         objects = world.store(network)
         _, key = split_s3_uri(self._options["--config"], "--config")
         config = read_config(objects.get(key), key)

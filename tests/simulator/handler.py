@@ -130,6 +130,11 @@ class SimHandler:
         self._world.schedule.kill(self._world.schedule.current.host)
         raise Killed
 
+    @property
+    def ends_elements(self) -> bool:
+        """Whether an item still takes down what processes it."""
+        return Behaviour.MEMORY in self.behaviours and not self.corrected
+
     def end_element(self) -> None:
         """Slurm ends the element that this process belongs to."""
         world = self._world

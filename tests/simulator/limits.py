@@ -184,7 +184,7 @@ class LimitSimulation:
             len(self.sends),
             self.seen.requests,
             self.seen.faults,
-            Coverage.of(self.rows),
+            Coverage.of(self.rows, self.seen),
         )
 
     # --- what happens -----------------------------------------------------------

@@ -264,6 +264,7 @@ class LoginNode:
             and (states is None or element.state.value in states)
             and not account.hides_jobs(variables)
         ]
+        self._count("queue", options)
         if options.get("-j") and not shown:
             raise _Exit(1, error="slurm_load_jobs error: Invalid job id specified")
         return "".join(f"{_in_format(options['-o'], element)}\n" for element in shown)
@@ -275,6 +276,7 @@ class LoginNode:
         self.request()
         if self._schedule.now < self.controller.accounting_down_until:
             raise _Exit(1, error=_NO_DATABASE)
+        self._count("accounting", options)
         records = [found for found in self.controller.accounted() if _chosen(found[0], options)]
         if "D" not in words[0]:
             # Without -D, the latest start of each element.
@@ -299,6 +301,42 @@ class LoginNode:
             }
             lines.append("|".join(values[name] for name in fields))
         return "".join(f"{line}\n" for line in lines)
+
+    def _count(self, query: str, options: dict[str, str]) -> None:
+        """Count what an answer shows late, no longer, or in part."""
+        arrays = [
+            [element for element in array.elements if _chosen(element, options)]
+            for array in self.controller.arrays
+        ]
+        kinds = _QUEUE if query == "queue" else _ACCOUNTING
+        for kind, shows in kinds.items():
+            self._seen.faults[kind] += any(shows(self.controller, array) for array in arrays)
+
+
+def _partly_pending(_controller: Controller, elements: list[ArrayElement]) -> bool:
+    states = {element.state for element in elements}
+    return {ElementState.PENDING, ElementState.RUNNING} <= states
+
+
+def _purged(controller: Controller, elements: list[ArrayElement]) -> bool:
+    return any(controller.has_purged(element) for element in elements)
+
+
+def _late(controller: Controller, elements: list[ArrayElement]) -> bool:
+    return any(controller.is_late(start) for element in elements for start in element.starts)
+
+
+def _started_again(_controller: Controller, elements: list[ArrayElement]) -> bool:
+    return any(element.restarts for element in elements)
+
+
+#: What an answer may show, for the record of a run.
+_Shows = Callable[[Controller, list[ArrayElement]], bool]
+_QUEUE: dict[str, _Shows] = {"array partly pending": _partly_pending, "element purged": _purged}
+_ACCOUNTING: dict[str, _Shows] = {
+    "accounting late": _late,
+    "element started again": _started_again,
+}
 
 
 class _Submission:

@@ -51,6 +51,7 @@ from tests.simulator.faults import (
     FaultRates,
     Network,
     Outage,
+    Outages,
     SimObjects,
     SimRows,
     WatchedRows,
@@ -231,7 +232,7 @@ class Simulation:
         # Drawn last, so that the rest of a seed's run does not depend on these.
         retries = 0 if self.calm or self.limited else self.rng.choice((0, 1, 2))
         self.retries = min(retries, self.reduced.retries)
-        self.outages = [] if self.calm or self.rng.random() < 0.7 else self._outages()
+        self.outages = Outages() if self.calm or self.rng.random() < 0.7 else self._outages()
         self.rows.say = self.seen.say
         self._moments = 0
         if self.retries and self.rng.random() < 0.4:
@@ -269,7 +270,7 @@ class Simulation:
             self.seen.requests,
             self.seen.faults,
             sum(row.lost for row in self._task_rows()),
-            Coverage.of(self.rows),
+            Coverage.of(self.rows, self.seen),
         )
 
     # --- what happens -----------------------------------------------------------
@@ -280,10 +281,10 @@ class Simulation:
         until, stale_s = self.rng.uniform(60, 600), self.rng.choice((0.0, 2.0))
         return FaultRates(requests, replies, throttles, slow, late, until, stale_read_s=stale_s)
 
-    def _outages(self) -> list[Outage]:
+    def _outages(self) -> Outages:
         """Services that do not answer for minutes, without other faults."""
         self.rates = FaultRates()
-        found, at, of_table = [], self.rng.uniform(0, 20), 0
+        found, at, of_table = Outages(), self.rng.uniform(0, 20), 0
         for _ in range(self.rng.randint(1, 3)):
             # A worker that exits while the table is away can report nothing; see `_check_blame`.
             what = self.rng.choice(_AWAY if of_table < _LEASE.max_lost - 2 else _AWAY[2:4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -44,8 +45,12 @@ class Seen:
     rows: dict[str, Recent[Row]] = field(default_factory=dict)
     #: The same of objects.
     objects: Recent[ObjectInfo] = field(default_factory=Recent)
+    #: Changes of the dataset's manifest: "dataset", state before and state after.
+    transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     #: By key, the conditional PUTs that are under way.
     writing: Counter[str] = field(default_factory=Counter)
+    #: The dataset's state and version
+    _dataset: tuple[str, str] = ("absent", "")
 
     def happens(self, event: str, kind: str) -> bool:
         """Whether an event may happen now; then it is counted by its kind.
@@ -74,3 +79,12 @@ class Seen:
     def rng_of(self, name: str) -> random.Random:
         """A generator for what has this name in the run, whatever happened before."""
         return random.Random(f"{self.seed} {name}")
+
+    def manifest(self, body: bytes) -> None:
+        """A dataset's manifest was written: an aggregation publishes a version, `gc` sweeps."""
+        version = str(json.loads(body)["folder"])
+        before, known = self._dataset
+        state = "swept" if version == known else "published"
+        if state == "published" or before != state:
+            self.transitions["dataset", before, state] += 1
+        self._dataset = state, version

@@ -86,9 +86,19 @@ class User:
             self._world.schedule.sleep(rng.uniform(1, 30))
 
     def begin(
-        self, name: str, verb: Verb, *, disturbed: bool, longest_s: float = _LONGEST_PAUSE_S
+        self,
+        name: str,
+        verb: Verb,
+        *,
+        disturbed: bool,
+        longest_s: float = _LONGEST_PAUSE_S,
+        waits: bool = False,
     ) -> Command:
-        """Start a command; do not wait for it. A `disturbed` one stands still for `longest_s`."""
+        """Start a command; do not wait for it.
+
+        A `disturbed` one stands still for `longest_s`. One that `waits` itself does not count as
+        running: nobody waits for it.
+        """
         world = self._world
         host = world.host(name)
         rng = world.seen.rng_of(host.name)
@@ -98,7 +108,8 @@ class User:
         services = world.services(host, network)
 
         def run() -> None:
-            self.running[command] = None
+            if not waits:
+                self.running[command] = None
             try:
                 command.value = verb(services)
                 command.done = True

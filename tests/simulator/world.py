@@ -23,7 +23,7 @@ from tests.simulator.cluster import ArrayElement, Controller
 from tests.simulator.faults import (
     FaultRates,
     Network,
-    Outage,
+    Outages,
     SimObjects,
     SimRows,
     WatchedObjects,
@@ -33,6 +33,7 @@ from tests.simulator.faults import (
 from tests.simulator.login_node import LoginNode, SimTransport
 from tests.simulator.schedule import Host, Schedule, SimClock
 from tests.simulator.seen import Seen
+from tests.simulator.stores.credentials import ROLE, Signer, Sts
 
 JOB = JobId("simulated")
 BUCKET, PREFIX, INPUT = "lab", "lab", "input/items.jsonl"
@@ -53,10 +54,11 @@ class World:
     controller: Controller
     node: LoginNode
     rates: FaultRates
-    outages: list[Outage] = field(default_factory=list)
+    outages: Outages = field(default_factory=Outages)
     conditional_put: bool = True  #: whether the store heeds ``If-None-Match``
     conditional_replace: bool = True  #: whether it heeds ``If-Match``
     skew_s: float = SKEW_S  #: the most that a clock is wrong
+    role: bool = False  #: whether the nodes get credentials of a role, which expire
     rows: WatchedRows = field(default_factory=WatchedRows)
     objects: WatchedObjects = field(default_factory=WatchedObjects)
     #: Called with the process of each command that has succeeded.
@@ -92,10 +94,23 @@ class World:
                 self.hangs.add((task, position))
 
     def network(
-        self, rng: random.Random, answered: Callable[[str], None] = lambda _name: None
+        self,
+        rng: random.Random,
+        answered: Callable[[str], None] = lambda _name: None,
+        node: Host | None = None,
     ) -> Network:
-        """A process's connection to the services."""
-        return Network(self.schedule, rng, self.rates, self.seen, self.outages, answered)
+        """A process's connection to the services; `node` is a worker process."""
+        signer = self.signer(node) if node is not None and self.role else None
+        authorize = _nothing if signer is None else signer.check
+        return Network(self.schedule, rng, self.rates, self.seen, self.outages, answered, authorize)
+
+    def signer(self, host: Host) -> Signer:
+        """The credentials of a worker process."""
+        clock, right = SimClock(self.schedule, host), SimClock(self.schedule, Host("AWS"))
+        return Signer(self.node.files, clock.now, right.now, self._expired)
+
+    def _expired(self) -> None:
+        self.seen.faults["credentials expired"] += 1
 
     def store(self, network: Network) -> SimObjects:
         """The object store, as a process sees it."""
@@ -117,13 +132,15 @@ class World:
             self.schedule.sleep,
         )
         return Services(
-            site=parse_site(_SITE, "site"),
+            site=parse_site(
+                _SITE | {"aws": {"node_role_arn": ROLE}} if self.role else _SITE, "site"
+            ),
             rows=SimRows(self.rows, network, self.seen),
             objects=objects,
             slurm=slurm,
             clock=SimClock(self.schedule, host),
             bucket=lambda _name: objects,
-            sts=lambda: None,
+            sts=lambda: Sts(SimClock(self.schedule, Host("AWS")).now),
         )
 
     # --- the truth, without a network -------------------------------------------
@@ -164,3 +181,7 @@ class World:
         """The tasks that have not ended, for a message."""
         rows = [row for row in self.task_rows() if not row.state.terminal]
         return ", ".join(f"{row.task} {row.state.value}" for row in rows) or "all tasks have ended"
+
+
+def _nothing() -> None:
+    """The node's own credentials do not expire."""

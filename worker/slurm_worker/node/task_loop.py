@@ -153,9 +153,7 @@ class TaskLoop:
             todo = self._prepare(attempt, journal)
             self._run_items(attempt, journal, todo, ran)
         except FatalError as error:
-            # The job is stopped first: if the release fails, the lease runs out unused.
-            self._stop_job(error)
-            self._attempts.release(attempt)
+            self._stop_job(error, attempt)
             raise
         except (ServiceError, OSError, sqlite3.Error) as error:
             self._attempts.give_up(attempt.held, error)
@@ -208,11 +206,22 @@ class TaskLoop:
             finally:
                 self._commit.start(attempt, journal, started)
 
-    def _stop_job(self, error: FatalError) -> None:
+    def _stop_job(self, error: FatalError, attempt: Attempt) -> None:
+        """Stop the job, then give its task back: if that fails, the lease runs out unused.
+
+        Raises:
+            ServiceError: if the job can't be stopped; the lease was given back. The next holder of
+                the task meets the same error.
+        """
         reason = describe(error)
-        self._context.jobs.stop(f"{reason} (worker {self._context.identity.worker})")
+        try:
+            self._context.jobs.stop(f"{reason} (worker {self._context.identity.worker})")
+        except ServiceError as failed:
+            self._attempts.give_up(attempt.held, failed)
+            raise
         self._context.record_event("stopped", {"reason": reason})
         self._logger.error("the handler stopped the job", error=reason)
+        self._attempts.release(attempt)
 
     def _wind_up(self, code: WorkerExit) -> WorkerExit:
         """Commit what has run, give back what has not; return the exit code."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,8 @@ from slurm_worker.node.slurm_job import Drain, WorkerExit
 from slurm_worker.node.threads import PooledThreads
 from slurm_worker.protocol.job_config import LeaseConfig, WorkerConfig
 from slurm_worker.protocol.keys import TaskState
-from slurm_worker.protocol.ports import Row
+from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
+from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.tasks import Claimed
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.unit.world import World, numbered
@@ -202,6 +204,37 @@ def test_a_fatal_error_stops_the_job_for_every_worker(tmp_path: Path) -> None:
     world.handle = lambda item, _context: calls.append(item["n"])
     world.worker().run()
     assert calls == []
+
+
+def test_a_task_is_given_back_if_the_table_is_away_when_its_handler_stops_the_job(
+    tmp_path: Path,
+) -> None:
+    """Its lease must not be renewed, with checkpoints of what the worker runs next."""
+
+    class Away(MemoryRows):
+        left = 1
+
+        def update(self, pk: str, sk: str, statement: Statement) -> Applied | Refused:
+            if statement.name == "job stop" and self.left:
+                self.left -= 1
+                raise ServiceError("away")
+            return super().update(pk, sk, statement)
+
+    calls: Counter[int] = Counter()
+
+    def handle(item: dict[str, Any], _context: Context) -> dict[str, Any]:
+        calls[item["n"]] += 1
+        if item["n"] == 3 and calls[3] == 1:
+            raise FatalError("the API key is wrong")
+        return item
+
+    world = World(tmp_path, handle, rows=Away())
+    world.plan(numbered(30))
+    assert world.worker(world.patient()).run() == WorkerExit.OK
+    rows = world.task_rows()
+    assert {(row.state, row.lost) for row in rows} == {(TaskState.DONE, 0)}
+    assert {entry.event for row in rows for entry in row.history} == {TaskEvent.SERVICE_FAILED}
+    assert sorted(line["n"] for line in world.lines("rows")) == list(range(30))
 
 
 @pytest.mark.parametrize(
