@@ -68,8 +68,8 @@ engines: setup ## try dynalite, moto and SeaweedFS, also with less than AWS has:
 simulate: ## simulate the protocol in virtual time with 10,000 seeds (or SEEDS=n)
 	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),10000) --jobs 2
 
-simulate-exhaustive: ## try every schedule of small worlds, within bounds (or WORLD="one task" MOST=3,0:1,1)
-	@$(BIN)/python -m tests.simulator.exhaustive $(if $(WORLD),--world "$(WORLD)") $(if $(MOST),--most $(MOST))
+simulate-exhaustive: ## try every schedule of small worlds, up to 400,000 turns each (or TURNS=n, WORLD="one task"; 30 minutes)
+	@$(BIN)/python -m tests.simulator.exhaustive $(if $(WORLD),--world "$(WORLD)") $(if $(TURNS),--turns $(TURNS))
 
 old-faults: ## put back each fault of an earlier release; print the first simulated seed that finds it
 	@$(BIN)/python -m tests.simulator.old_faults --jobs 2

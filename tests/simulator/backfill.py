@@ -129,7 +129,7 @@ class Backfill:
         self.shape = self._reduced(Shape.drawn(rng))
         schedule = Schedule(_UNTIL_S)
         self.seen = seen = Seen(self.seed, self.reduced.keep, lambda: schedule.now)
-        self._moments = 0
+        self._moments = self._someone = 0
         #: Until when things happen.
         self.until = 0.0 if self.calm else rng.uniform(60, 900)
         rules = ClusterRules(
@@ -381,6 +381,9 @@ class Backfill:
             return
         if kind in _COMMANDS:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
+            if kind == "pause" and rng.random() < 0.5:
+                # Two users at once; the first who paused it stays.
+                self.user.begin(kind, _COMMANDS[kind](self), disturbed=False)
         elif kind in _OF_SERVICES:
             _OF_SERVICES[kind](self, rng)
         elif kind in BREAKDOWNS:
@@ -488,7 +491,8 @@ class Backfill:
 
     def someone(self) -> str:
         """A user, one of several."""
-        return f"user {self.world.schedule.now:.0f}"
+        self._someone += 1
+        return f"user {self._someone}"
 
     def log(self, line: str) -> None:
         """What a command prints."""

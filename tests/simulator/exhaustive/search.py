@@ -2,8 +2,9 @@
 
 The search is that of CHESS (Musuvathi et al., OSDI 2008) with iterative context bounding (Musuvathi
 and Qadeer, PLDI 2007). A *preemption* takes the turn from a process that could continue, or lets it
-stand still for longer than a lease. A change of turn costs nothing where a process sleeps or ends.
-Schedules with few preemptions and faults come first, so the first broken promise needs the fewest.
+stand still before a write, for longer than a lease. A change of turn costs nothing where a process
+sleeps or ends. Schedules with few preemptions and faults come first, so the first broken promise
+needs the fewest.
 
 A state is the content of table, store and cluster, the time, and the place of each process in its
 history (`history.py`). A state that was reached before, by the same process and with no more
@@ -43,15 +44,25 @@ class Bounds:
 
     Args:
         most: the most preemptions and faults of a schedule, as pairs; one of them must allow it.
+        turns: the search ends after so many. Then it has tried all schedules with few preemptions
+            and faults, and some of those with more (`Found.complete`).
         private: whether no other process of the world can see a request, or what it does.
     """
 
-    most: tuple[tuple[int, int], ...]
+    most: tuple[tuple[int, int], ...] = ((3, 2),)
+    turns: int = 400_000
     private: Callable[[Request], bool] = lambda _request: False
 
     def allow(self, spent: tuple[int, int]) -> bool:
         """Whether a schedule with so many preemptions and faults is tried."""
         return any(spent[0] <= most[0] and spent[1] <= most[1] for most in self.most)
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Every number of preemptions and faults that is tried, in this order."""
+        preemptions = range(max(pair[0] for pair in self.most) + 1)
+        faults = range(max(pair[1] for pair in self.most) + 1)
+        found = [(one, other) for one in preemptions for other in faults]
+        return sorted(filter(self.allow, found), key=_order)
 
 
 @dataclass(eq=False, slots=True)
@@ -79,11 +90,13 @@ class Turn:
 class Found:
     """The result of a search."""
 
-    schedules: int  #: that the search covers
+    schedules: int  #: with so many preemptions and faults as are `complete`
     states: int
     turns: int  #: steps that were made
     ends: int  #: distinct states in which every process has ended
     seconds: float
+    #: The most preemptions and faults of the schedules that were all tried, as `Bounds.most`
+    complete: tuple[tuple[int, int], ...] = ()
     broken: str = ""  #: the broken promise; empty if none was found
     path: tuple[tuple[int, What], ...] = ()  #: the schedule that breaks it
     spent: tuple[int, int] = (0, 0)  #: its preemptions and faults
@@ -126,12 +139,14 @@ class Search:
                 self._follow(last)
         except _Broken as error:
             broken, last = str(error), error.turn
+        complete = [] if broken else self._complete()
         return Found(
-            0 if broken else self._schedules(),
+            self._schedules(complete) if complete else 0,
             len(self._numbers),
             self._turns,
             len(self._ends),
             time.monotonic() - began,
+            _largest(complete),
             broken,
             tuple(last.path()) if broken else (),
             last.spent,
@@ -140,11 +155,13 @@ class Search:
     def _in_order(self) -> Iterator[Turn]:
         """The turns whose consequences are unknown; those with the least preemptions and faults."""
         while self._queues:
-            spent = min(self._queues, key=lambda pair: (sum(pair), pair))
+            spent = min(self._queues, key=_order)
             queue = self._queues[spent]
             while queue:
                 turn = queue.pop()
                 if not self._is_known(turn.node, spent, itself=False):
+                    if self._turns >= self.bounds.turns:
+                        return
                     yield turn
                 turn.state = None
             del self._queues[spent]
@@ -246,17 +263,16 @@ class Search:
         except Violation as violation:
             raise _Broken(str(violation), turn) from violation
 
-    def _schedules(self) -> int:
-        """The number of schedules within the bounds, by the number of ways from each state.
+    def _complete(self) -> list[tuple[int, int]]:
+        """The numbers of preemptions and faults of which every schedule was tried."""
+        first = min(map(_order, self._queues), default=None)
+        return [pair for pair in self.bounds.pairs() if first is None or _order(pair) < first]
+
+    def _schedules(self, pairs: list[tuple[int, int]]) -> int:
+        """The number of schedules of these pairs, by the number of ways from each state.
 
         By the pair of preemptions and faults that were spent before.
         """
-        pairs = [
-            (preemptions, faults)
-            for preemptions in range(max(pair[0] for pair in self.bounds.most) + 1)
-            for faults in range(max(pair[1] for pair in self.bounds.most) + 1)
-            if self.bounds.allow((preemptions, faults))
-        ]
         ways: list[dict[tuple[int, int], int] | None] = [None] * len(self._edges)
         stack = [0]
         while stack:
@@ -272,6 +288,20 @@ class Search:
         found = ways[0]
         assert found is not None
         return found[0, 0]
+
+
+def _order(pair: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """Few preemptions and faults together come first."""
+    return sum(pair), pair
+
+
+def _largest(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Those that no other contains."""
+    return tuple(
+        pair
+        for pair in reversed(pairs)
+        if not any(other != pair and other[0] >= pair[0] and other[1] >= pair[1] for other in pairs)
+    )
 
 
 def _ways(

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from unittest import mock
 
@@ -21,10 +21,11 @@ from tests.simulator.exhaustive.process import Request, decided
 from tests.simulator.exhaustive.programs import PATHS, Edges, command, in_memory, worker
 from tests.simulator.exhaustive.search import Bounds, Found, Search
 from tests.simulator.exhaustive.stage import Stage
-from tests.simulator.exhaustive.worlds import Most, World
+from tests.simulator.exhaustive.worlds import World
 from tests.simulator.run import Violation
 
 _LONGEST = 100
+_USUAL = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Trial:
     story: tuple[str, ...]  #: the schedule that breaks a promise, as a time line
 
 
-def try_world(world: World, mutant: Mutant | None = None, most: Most | None = None) -> Trial:
-    """Try every schedule of a world; `most` replaces its own bounds."""
+def try_world(world: World, mutant: Mutant | None = None, bounds: Bounds = _USUAL) -> Trial:
+    """Try every schedule of a world, within bounds; the world says which requests are private."""
     broken = mutant or Mutant()
     with _product(world, broken):
         machine = Machine(partial(worker, edges=broken.edges, conditional=world.job.conditional))
@@ -71,7 +72,7 @@ def try_world(world: World, mutant: Mutant | None = None, most: Most | None = No
             search = Search(
                 machine,
                 state,
-                Bounds(most or world.most, world.private),
+                replace(bounds, private=world.private),
                 at_end,
                 lambda before, after: _check_manifest(machine, before, after),
             )

@@ -1,4 +1,4 @@
-"""The small worlds: what is there at first, which processes run, and how much is tried.
+"""The small worlds: what is there at first, and which processes run.
 
 A world has one command of the user at a time, once or twice, beside at most two workers.
 """
@@ -24,8 +24,6 @@ from tests.simulator.exhaustive.programs import JOB, PATHS, Verb
 from tests.simulator.exhaustive.stage import Job, Stage, quiet, submit
 from tests.simulator.run import Violation
 
-#: The most preemptions and faults, as pairs.
-Most = tuple[tuple[int, int], ...]
 _CLASSES = [error_class.value for error_class in ErrorClass]
 
 
@@ -39,7 +37,6 @@ class World:
         prepare: what has happened before, without faults.
         commands: run at the same time as the workers that are left.
         again: what the user repeats when all of that has ended.
-        most: how much is tried.
         listing: a command lists or deletes objects, so that none is a worker's own.
         steady: nobody changes the job's own rows.
         alone: without a fault, all ends well and nobody repeats a command.
@@ -52,7 +49,6 @@ class World:
     prepare: Callable[[Stage, State], State]
     commands: tuple[tuple[str, Verb], ...]
     again: tuple[tuple[str, Verb], ...]
-    most: Most
     listing: bool = False
     steady: bool = False
     alone: bool = True
@@ -196,11 +192,6 @@ def _again(job: Job, *verbs: tuple[str, Verb]) -> tuple[tuple[str, Verb], ...]:
     return (*verbs, ("resume", _resume), ("submit", submit(job)))
 
 
-#: Two long commands at once have too many schedules for more.
-_LONG: Most = ((2, 0), (0, 1))
-_SHORT: Most = ((2, 0), (1, 1), (0, 2))
-_SHORTEST: Most = ((3, 0), (1, 1), (0, 2))
-
 WORLDS = (
     World(
         "one task",
@@ -208,27 +199,24 @@ WORLDS = (
         _two_workers(_ONE),
         (),
         _again(_ONE),
-        ((3, 0), (2, 1), (1, 2)),
         steady=True,
     ),
-    World("two tasks", _TWO, _planned(_TWO), (), _again(_TWO), _SHORTEST, steady=True),
+    World("two tasks", _TWO, _planned(_TWO), (), _again(_TWO), steady=True),
     World(
         "the table decides",
         _TABLE,
         _two_workers(_TABLE),
         (),
         _again(_TABLE),
-        _SHORTEST,
         steady=True,
     ),
-    World("bisection", _PAIR, _two_workers(_PAIR), (), _again(_PAIR), _SHORTEST),
+    World("bisection", _PAIR, _two_workers(_PAIR), (), _again(_PAIR)),
     World(
         "cancel beside a worker",
         _SMALL,
         _planned(_SMALL),
         (("cancel", _cancel),),
         _again(_SMALL),
-        _SHORTEST,
         alone=False,
     ),
     World(
@@ -237,7 +225,6 @@ WORLDS = (
         _planned(_SMALL),
         (("pause", _pause),),
         _again(_SMALL),
-        _SHORTEST,
         alone=False,
     ),
     World(
@@ -246,7 +233,6 @@ WORLDS = (
         _planned(_SMALL),
         (("add", _add),),
         _again(_SMALL),
-        _SHORT,
     ),
     World(
         "repair beside a worker",
@@ -254,7 +240,6 @@ WORLDS = (
         _rows_lost(_SMALL),
         (("repair", _repair),),
         _again(_SMALL, ("repair", _repair)),
-        _SHORT,
         listing=True,
         alone=False,
     ),
@@ -264,7 +249,6 @@ WORLDS = (
         _failed(_MIXED),
         (("retry", _retry),),
         _again(_MIXED, ("retry", _retry)),
-        _SHORT,
         done=True,
     ),
     World(
@@ -273,7 +257,6 @@ WORLDS = (
         _planned(_ONE),
         (("gc", _collect),),
         _again(_ONE),
-        _SHORT,
         listing=True,
     ),
     World(
@@ -282,7 +265,6 @@ WORLDS = (
         _ended(_SMALL),
         (("aggregate", _aggregate), ("gc", _collect)),
         (("aggregate", _aggregate),),
-        _SHORT,
         listing=True,
     ),
     World(
@@ -291,7 +273,6 @@ WORLDS = (
         _ended(_SMALL),
         (("aggregate", _aggregate), ("aggregate too", _aggregate)),
         (("aggregate", _aggregate),),
-        _SHORT,
         listing=True,
     ),
     World(
@@ -300,7 +281,6 @@ WORLDS = (
         _nothing,
         (("submit", submit(_SMALL)), ("cancel", _cancel)),
         _again(_SMALL),
-        _LONG,
         alone=False,
     ),
     World(
@@ -309,7 +289,6 @@ WORLDS = (
         _paused(_SMALL),
         (("resume", _resume), ("resume too", _resume)),
         _again(_SMALL),
-        _LONG,
     ),
     World(
         "resubmit beside submit",
@@ -317,7 +296,6 @@ WORLDS = (
         _workers_dead(_SMALL),
         (("resubmit", _resubmit), ("submit", submit(_SMALL))),
         _again(_SMALL),
-        _LONG,
     ),
     World(
         "submit twice",
@@ -325,7 +303,6 @@ WORLDS = (
         _nothing,
         (("submit", submit(_SMALL)), ("submit too", submit(_SMALL))),
         _again(_SMALL),
-        _LONG,
     ),
     World(
         "retry twice",
@@ -333,7 +310,6 @@ WORLDS = (
         _failed(_SMALL),
         (("retry", _retry), ("retry too", _retry)),
         _again(_SMALL, ("retry", _retry)),
-        _LONG,
         done=True,
     ),
     World(
@@ -342,7 +318,6 @@ WORLDS = (
         _late(_TWO),
         (("retry", _retry),),
         _again(_TWO, ("retry", _retry)),
-        _LONG,
         shared_cursors=True,
         done=True,
     ),

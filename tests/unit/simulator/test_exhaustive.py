@@ -17,6 +17,7 @@ from tests.simulator.exhaustive.history import NO_ANSWER, Histories, Program
 from tests.simulator.exhaustive.ports import Store
 from tests.simulator.exhaustive.process import Process, Request
 from tests.simulator.exhaustive.programs import Edges
+from tests.simulator.exhaustive.search import Bounds
 from tests.simulator.exhaustive.shared import Contents
 from tests.simulator.exhaustive.trial import Mutant, try_world
 from tests.simulator.exhaustive.worlds import WORLDS, World
@@ -29,15 +30,25 @@ def world(name: str) -> World:
 
 
 def test_every_schedule_of_two_workers_with_one_task_keeps_the_promises() -> None:
-    trial = try_world(world("one task"), most=((1, 1),))
+    trial = try_world(world("one task"), bounds=Bounds(((1, 1),)))
     assert not trial.found.broken, "\n".join(trial.story)
     # Fewer would mean that something is no longer tried.
     assert trial.found.schedules > 500
     assert trial.found.states > 5_000
 
 
+def test_a_search_that_ends_early_says_what_it_has_tried_completely() -> None:
+    found = try_world(world("one task"), bounds=Bounds(turns=5_000)).found
+    whole = try_world(world("one task"), bounds=Bounds(((1, 0), (0, 1)))).found
+    assert found.complete == whole.complete == ((1, 0), (0, 1))
+    assert found.schedules == whole.schedules
+    assert 5_000 <= found.turns < 5_100
+
+
 def test_a_search_is_the_same_each_time() -> None:
-    first, second = (try_world(world("retry"), most=((0, 1),)).found for _ in range(2))
+    first, second = (
+        try_world(world("pause beside a worker"), bounds=Bounds(((0, 1),))).found for _ in range(2)
+    )
     assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
 
 
@@ -147,7 +158,7 @@ MUTANTS: dict[str, tuple[str, Mutant, tuple[int, int], str]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_protocol_is_found_with_the_fewest_preemptions_and_faults(name: str) -> None:
     where, mutant, fewest, expected = MUTANTS[name]
-    trial = try_world(world(where), mutant, most=(fewest,))
+    trial = try_world(world(where), mutant, bounds=Bounds((fewest,)))
     assert re.search(expected, trial.found.broken)
     assert trial.found.spent == fewest
     assert trial.story[-1].startswith(f"then: {trial.found.broken}")
