@@ -58,8 +58,8 @@ _PATIENCE_S = 900.0
 _CURSOR_EVERY = 40
 #: An item that takes its workers down is given up after some of them.
 _MOST_SUBMISSIONS = 15
-#: Otherwise one is enough once nothing goes wrong; another one may have been cancelled before.
-_FEW_SUBMISSIONS = 2
+#: Otherwise few are enough once nothing goes wrong: for the plan, and after the handler's stop.
+_FEW_SUBMISSIONS = 4
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
@@ -130,7 +130,7 @@ class Backfill:
         self.shape = self._reduced(Shape.drawn(rng))
         schedule = Schedule(_UNTIL_S)
         self.seen = seen = Seen(self.seed, self.reduced.keep, lambda: schedule.now)
-        self._moments = 0
+        self._moments = self._someone = 0
         #: Until when things happen.
         self.until = 0.0 if self.calm else rng.uniform(60, 900)
         rules = ClusterRules(
@@ -397,6 +397,9 @@ class Backfill:
             return
         if kind in _COMMANDS:
             self.user.begin(kind, _COMMANDS[kind](self), disturbed=rng.random() < 0.5)
+            if kind == "pause" and rng.random() < 0.5:
+                # Two users at once; the first who paused it stays.
+                self.user.begin(kind, _COMMANDS[kind](self), disturbed=False)
         elif kind in _OF_SERVICES:
             _OF_SERVICES[kind](self, rng)
         elif kind in BREAKDOWNS:
@@ -504,7 +507,8 @@ class Backfill:
 
     def someone(self) -> str:
         """A user, one of several."""
-        return f"user {self.world.schedule.now:.0f}"
+        self._someone += 1
+        return f"user {self._someone}"
 
     def log(self, line: str) -> None:
         """What a command prints."""

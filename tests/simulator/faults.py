@@ -352,6 +352,8 @@ class Network:
         raise ServiceError(f"{name}: no answer after {_TRIES} tries")
 
     def _begin_outages(self, name: str) -> None:
+        if self.now > self._rates.until:
+            return
         for aim in [aim for aim in self._outages.aims if aim.name == name]:
             self._outages.aims.remove(aim)
             end, host = self.now + aim.length_s, self.host if aim.alone else ""

@@ -2,8 +2,9 @@
 
 The search is that of CHESS (Musuvathi et al., OSDI 2008) with iterative context bounding (Musuvathi
 and Qadeer, PLDI 2007). A *preemption* takes the turn from a process that could continue, or lets it
-stand still for longer than a lease. A change of turn costs nothing where a process sleeps or ends.
-Schedules with few preemptions and faults come first, so the first broken promise needs the fewest.
+stand still before a write, for longer than a lease. A change of turn costs nothing where a process
+sleeps or ends. Schedules with few preemptions and faults come first, so the first broken promise
+needs the fewest.
 
 A state is the content of table, store and cluster, the time, and the place of each process in its
 history (`history.py`). A state that was reached before, by the same process and with no more
