@@ -72,14 +72,14 @@ DATASET_FAULTS = (
         "an aggregation deletes what its manifest and the last do not name",
         "files of another aggregation, and of readers",
         "promised to the readers|which does not exist",
-        10,
+        2,
         put_back=_unconditional,
     ),
     OldFault(
         "gc deletes what one reading of the manifest does not name",
         "the files of the version before, which were promised to readers",
         "promised to the readers|which does not exist",
-        1,
+        4,
         put_back=_sweeps,
     ),
 )

@@ -141,7 +141,7 @@ PLAN_FAULTS = (
         "a refused array deletes the intent, and ids that are not recorded are ignored",
         "an array that Slurm had accepted from another call",
         "which another call has written|without an intent",
-        19,
+        30,
         put_back=_forgets_intents,
     ),
     OldFault(

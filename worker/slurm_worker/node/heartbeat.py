@@ -40,33 +40,31 @@ class HeldLease:
         self._ttl_s, self._clock = ttl_s, clock
         self.acknowledged = clock.boot_time()
         self.journal: Journal | None = None
+        self._begun = 0
         self.checkpoints: Checkpoints | None = None
         #: Boot times: when the last item ended, when the last checkpoint was made.
         self.moved = self.saved = clock.boot_time()
         self.last = (0, 0)
         self.checkpoint_ref = lease.row.checkpoint
-        self._lock = threading.Lock()
 
     def start(self, journal: Journal, checkpoints: Checkpoints) -> None:
         """Items begin to run."""
-        self.journal, self.checkpoints = journal, checkpoints
+        self.journal, self._begun, self.checkpoints = journal, journal.begun, checkpoints
         self.moved = self.saved = self._clock.boot_time()
         self.last = self.progress
 
     def stop(self) -> None:
         """Items have run: from here on the lease needs no progress and no checkpoint."""
-        with self._lock:
-            self.last = self.progress
-            self.journal = self.checkpoints = None
+        self.last = self.progress
+        self.journal = self.checkpoints = None
 
     def save(self) -> None:
         """Upload what is journaled, and have the next write to the row name it."""
-        checkpoints = self.checkpoints
-        # The journal is used for another task as soon as `stop` has returned.
-        with self._lock:
-            outcomes = self.journal.snapshot() if self.journal else []
-        if checkpoints is None:
+        journal, checkpoints = self.journal, self.checkpoints
+        if journal is None or checkpoints is None:
             return
+        # Another task may use the journal by now.
+        outcomes = journal.snapshot(self._begun)
         began = self._clock.boot_time()
         self.checkpoint_ref = checkpoints.save(outcomes) or self.checkpoint_ref
         self.saved = self._clock.boot_time()

@@ -12,6 +12,7 @@ next are journaled. An item is named by its position in the task. This needs no 
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -62,12 +63,17 @@ class Journal:
         self._run_rows = self._following = 0
         self._stale = True
         self.ok = self.failed = self.rows = 0
+        #: Attempts so far; see `snapshot`.
+        self.begun = 0
+        self._lock = threading.Lock()
 
     def begin(self) -> None:
         """Start an attempt; the first batch deletes the outcomes of the last one."""
+        with self._lock:
+            self.begun += 1
+            self._stale = True
         self._pending, self._run = [], []
         self._run_rows = self._following = 0
-        self._stale = True
         self.ok = self.failed = self.rows = 0
 
     def add(self, outcome: Outcome) -> None:
@@ -145,11 +151,15 @@ class Journal:
         )
         return dict(self._db.execute(select))
 
-    def snapshot(self) -> list[Outcome]:
-        """Every outcome written so far; uses its own connection."""
-        if self._stale:
-            return []
-        with closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+    def snapshot(self, begun: int) -> list[Outcome]:
+        """Every outcome that the attempt has written so far; uses its own connection.
+
+        `begun` was the attribute of this name when the attempt started. A later attempt's outcomes
+        are never returned, because they belong to other items.
+        """
+        with self._lock, closing(sqlite3.connect(self.path, isolation_level=None)) as reader:
+            if self._stale or begun != self.begun:
+                return []
             found = reader.execute("SELECT * FROM outcomes ORDER BY position")
             return [Outcome(*row) for row in found]
 

@@ -102,9 +102,19 @@ def test_a_snapshot_has_what_was_flushed_and_can_be_restored(tmp_path: Path) -> 
     journal.add(error_outcome(1, "b", ErrorClass.TIMEOUT, "slow", tries=2, at=1.5, item="{}"))
     journal.flush()
     journal.add(ok_outcome(2, "c", {"n": 1}))
-    assert journal.snapshot()[0].items == 1
-    other.restore(journal.snapshot())
+    assert journal.snapshot(journal.begun)[0].items == 1
+    other.restore(journal.snapshot(journal.begun))
     assert (other.ok, other.failed, other.rows, other.positions()) == (1, 1, 2, {0, 1})
+
+
+def test_a_snapshot_never_has_outcomes_of_a_later_attempt(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    first = journal.begun
+    journal.begin()
+    journal.add(ok_outcome(0, "of another task", {"n": 1}))
+    journal.flush()
+    assert journal.snapshot(first) == []
+    assert len(journal.snapshot(journal.begun)) == 1
 
 
 def test_flushed_outcomes_survive_kill_9(tmp_path: Path) -> None:
