@@ -465,6 +465,7 @@ class SimRows:
         try:
             return self._network.call("put", apply, f"table write {row['pk']}", apply)
         except BaseException:
+            # `Killed` as well: a process that dies here writes no audit event.
             if row.get("action") in RECORDED.values():
                 detail = cast("Row", row["detail"])
                 sk = str(detail["task"]).replace("-", "#")
@@ -496,6 +497,7 @@ class SimRows:
         try:
             result = self._network.call(statement.name, apply, f"table write {pk}", apply_late)
         except BaseException:
+            # `Killed` as well: a process that dies here writes no audit event.
             self._seen.unrecorded |= taken
             raise
         if isinstance(result, Refused) and not _is_of(statement, result.row or {}):
