@@ -77,7 +77,7 @@ _AIMED = (
     *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
     *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
 )
-_POLL_S = 20.0
+_POLL_S = 60.0
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
 
@@ -175,6 +175,7 @@ class Backfill:
         )
         self._damaged: dict[str, bytes] = {}
         self._waiter: Command | None = None
+        self._next_waiter = 0.0
         self.promises = Promises(self.world, self.handler)
         self.user = User(self.world, careful=self.calm)
         self.fleet = Fleet(self.world)
@@ -370,9 +371,12 @@ class Backfill:
 
     def _keep_waiting(self) -> None:
         """Somebody waits for the job: that process renews the nodes' credentials."""
-        if self.world.role and (self._waiter is None or self._waiter.ended.is_set()):
+        now = self.world.schedule.now
+        ended = self._waiter is None or self._waiter.ended.is_set()
+        if self.world.role and ended and now >= self._next_waiter:
+            self._next_waiter = now + _POLL_S
             rng = self.seen.rng_of(f"waiter {self._moments}")
-            disturbed = rng.random() < 0.3 and self.world.schedule.now < self.until
+            disturbed = rng.random() < 0.3 and now < self.until
             self._waiter = self.user.begin("wait", self._watch, disturbed=disturbed, waits=True)
 
     def _watch(self, services: Services) -> None:

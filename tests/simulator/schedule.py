@@ -118,12 +118,21 @@ class Schedule:
         self._check()
         thread, until = self.current, self.now + max(0.0, seconds)
         alarm = thread.alarm if thread.alarm is not None and thread.alarm[0] < until else None
+        if alarm is None and self._nobody_is_due(until) and thread.host.resumes <= until:
+            # Nobody else would run meanwhile: time passes without a switch.
+            self.now = until
+            return
         self._enqueue(thread, until if alarm is None else max(self.now, alarm[0]))
         self._hub.switch()
         self._check()
         if alarm is not None:
             thread.alarm = None
             alarm[1]()
+
+    def _nobody_is_due(self, until: float) -> bool:
+        if until > self._until or self._failure is not None:
+            return False
+        return not self._queue or self._queue[0][0] > until
 
     def wait(self) -> None:
         """Let the others run until `wake`.
