@@ -22,7 +22,7 @@ import marshal
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.simulator.exhaustive.machine import (
@@ -36,6 +36,8 @@ from tests.simulator.exhaustive.process import Request
 from tests.simulator.run import Violation
 
 _NOBODY = -1
+#: A number of ways that was not counted yet.
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,23 +273,42 @@ class Search:
     def _schedules(self, pairs: list[tuple[int, int]]) -> int:
         """The number of schedules of these pairs, by the number of ways from each state.
 
-        By the pair of preemptions and faults that were spent before.
+        States may follow each other in a circle, at the cost of a preemption or a fault. So the
+        ways are counted by what was spent before, the most first.
         """
-        ways: list[dict[tuple[int, int], int] | None] = [None] * len(self._edges)
-        stack = [0]
-        while stack:
-            node = stack[-1]
-            edges = set(self._edges[node])
-            waiting = [edge >> 2 for edge in edges if ways[edge >> 2] is None]
-            if waiting:
-                stack += waiting
-                continue
-            stack.pop()
-            if ways[node] is None:
-                ways[node] = _ways(edges, ways, pairs, ends=node in self._ends)
-        found = ways[0]
-        assert found is not None
-        return found[0, 0]
+        ways: dict[tuple[int, int], list[int]] = {}
+        for spent in sorted(pairs, key=_order, reverse=True):
+            ways[spent] = self._ways(spent, ways)
+        return ways[0, 0][0]
+
+    def _ways(
+        self, spent: tuple[int, int], later: Mapping[tuple[int, int], list[int]]
+    ) -> list[int]:
+        """From each state, the number of ways to an end, after so many preemptions and faults.
+
+        Args:
+            spent: preemptions and faults so far.
+            later: the same after more of them.
+        """
+        after = [later.get((spent[0] + (costs >> 1), spent[1] + (costs & 1))) for costs in range(4)]
+        found = [_UNKNOWN] * len(self._edges)
+        for first in range(len(found)):
+            stack = [first]
+            while stack:
+                node = stack[-1]
+                # The same edge may have been noted twice.
+                edges = set(self._edges[node])
+                free = [edge >> 2 for edge in edges if not edge & 3]
+                waiting = [child for child in free if found[child] == _UNKNOWN]
+                if waiting:
+                    stack += waiting
+                    continue
+                stack.pop()
+                found[node] = (node in self._ends) + sum(found[child] for child in free)
+                for edge in edges:
+                    of_child = after[edge & 3] if edge & 3 else None
+                    found[node] += 0 if of_child is None else of_child[edge >> 2]
+        return found
 
 
 def _order(pair: tuple[int, int]) -> tuple[int, tuple[int, int]]:
@@ -302,23 +323,6 @@ def _largest(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
         for pair in reversed(pairs)
         if not any(other != pair and other[0] >= pair[0] and other[1] >= pair[1] for other in pairs)
     )
-
-
-def _ways(
-    edges: set[int],
-    ways: list[dict[tuple[int, int], int] | None],
-    pairs: list[tuple[int, int]],
-    *,
-    ends: bool,
-) -> dict[tuple[int, int], int]:
-    found = dict.fromkeys(pairs, int(ends))
-    for edge in edges:
-        of_child = ways[edge >> 2]
-        assert of_child is not None
-        preempted, fault = edge >> 1 & 1, edge & 1
-        for spent in pairs:
-            found[spent] += of_child.get((spent[0] + preempted, spent[1] + fault), 0)
-    return found
 
 
 class _Broken(Exception):

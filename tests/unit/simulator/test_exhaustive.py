@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
+from slurm_worker.errors import ServiceError
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.ports import Statement
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from tests.simulator.exhaustive.history import NO_ANSWER, Histories, Program
+from tests.simulator.exhaustive.machine import Machine, State
 from tests.simulator.exhaustive.ports import Store
 from tests.simulator.exhaustive.process import Process, Request
 from tests.simulator.exhaustive.programs import Edges
-from tests.simulator.exhaustive.search import Bounds
-from tests.simulator.exhaustive.shared import Contents
+from tests.simulator.exhaustive.search import Bounds, Search
+from tests.simulator.exhaustive.shared import Contents, Shared
 from tests.simulator.exhaustive.trial import Mutant, try_world
 from tests.simulator.exhaustive.worlds import WORLDS, World
 
@@ -67,6 +70,31 @@ def test_a_process_that_depends_on_more_than_its_answers_is_reported() -> None:
     with pytest.raises(AssertionError, match="after the same answers"):
         histories.after(first, NO_ANSWER, 0.0)
     histories.close()
+
+
+def test_schedules_are_counted_where_states_follow_each_other_in_a_circle() -> None:
+    def writer(name: str) -> Program:
+        def main(process: Process) -> str:
+            with suppress(ServiceError):
+                process.ask(Request("store", "put", ("key", name.encode()), writes=True))
+            return "done"
+
+        return Program(name, main)
+
+    def worker(_name: str, _options: dict[str, str]) -> Program:
+        raise AssertionError("no array is submitted")
+
+    machine = Machine(worker)
+    state = State(Shared(), ())
+    for name in ("one", "two"):
+        state = machine.started(state, writer(name))
+    # Each may write again and again. So after three faults, what the first wrote is there again.
+    search = Search(machine, state, Bounds(((0, 3),)), lambda _state, _faults: None)
+    found = search.run()
+    machine.histories.close()
+    assert found.complete == ((0, 3),)
+    # Counted by hand: 2 schedules without a fault, 14 with one, 36 with two, 44 with three.
+    assert found.schedules == 2 + 14 + 36 + 44
 
 
 class Overwrites(Store):
