@@ -27,7 +27,7 @@ from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.paths import conditional_put_key
 from slurm_worker.protocol.ports import Row
 from tests.e2e.conftest import Slurmctl, write_yaml
-from tests.e2e.ignorant_store import ignorant_store
+from tests.engines.poorer import Lack, poorer
 from tests.stack.settings import ROOT, Mode
 from tests.stack.stack import remembered_settings
 from tests.stack.state_folder import state_folder
@@ -351,7 +351,7 @@ def test_a_table_with_provisioned_capacity_is_warned_of(setup: Setup) -> None:
 
 
 def test_a_store_without_conditional_put_gives_a_warning(setup: Setup) -> None:
-    url = setup.closing.enter_context(ignorant_store(setup.dynamodb))
+    url = setup.closing.enter_context(poorer(setup.dynamodb, (Lack.HEED,)))
     client = boto3.client("s3", endpoint_url=url, region_name="us-east-1")
     client.create_bucket(Bucket="doctor-e2e")
     setup.closing.callback(client.delete_bucket, Bucket="doctor-e2e")

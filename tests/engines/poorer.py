@@ -1,7 +1,7 @@
 """A proxy on loopback that takes away what not every table and store has.
 
 A request is forwarded byte for byte as it was signed, and the reply is what becomes poorer. So it
-also stands before a store that checks signatures.
+also stands before a store that checks signatures; only `Lack.HEED` changes a request.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Lack(str, Enum):
     CHECKSUMS = "checksums"  #: replies have none
     CONDITIONS = "conditions"  #: a conditional PUT is answered with 501
     KNOWN_CHECKSUMS = "the SDK's checksums"  #: a request that has one is refused
+    HEED = "If-None-Match"  #: a conditional PUT is carried out as if it had no condition
     CALM = "conflict-free writes"  #: some writes are answered with 409
     CREDENTIALS = "valid credentials"  #: every request is refused, as they have expired
     TIME = "the right time"  #: every request is refused, as the client's clock is wrong
@@ -138,7 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         with closing(http.client.HTTPConnection(_LOOPBACK, self.port, timeout=_TIMEOUT_S)) as to:
             to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in _HOP:
+                unheeded = Lack.HEED in self.lacks and name.lower() == "if-none-match"
+                if name.lower() not in _HOP and not unheeded:
                     to.putheader(name, value)
             to.endheaders(body)
             found = to.getresponse()
