@@ -77,6 +77,11 @@ _AIMED = (
     *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
     *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
 )
+#: Requests that seldom meet what others have written meanwhile: they are delayed.
+_DELAYED = (
+    *("quarantine", "push tat", "intend again", "submitted", "submit refused"),
+    *("round adopt", "decide", "job stop"),
+)
 _POLL_S = 60.0
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
@@ -474,6 +479,13 @@ class Backfill:
         self.world.say(f"{aims}")
         self.world.outages.aims.extend(aims)
 
+    def delay(self, rng: random.Random) -> None:
+        """A certain request of a process arrives late; the same one of others comes first."""
+        name, length_s = rng.choice(_DELAYED), rng.uniform(3, 18)
+        self.world.outages.aims.append(
+            Aim(name, length_s, "table write", "lost_request", alone=True)
+        )
+
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
         objects = self.world.objects.objects
@@ -589,6 +601,7 @@ _TROUBLES = {
     "outage": 3,
     "hot partition": 1,
     "aimed outage": 3,
+    "delayed request": 3,
     "slurmctld": 1,
     "slurmdbd": 1,
     "slurmctld's state": 0.5,
@@ -611,4 +624,5 @@ _OF_SERVICES: dict[str, Callable[[Backfill, random.Random], None]] = {
     "outage": lambda run, rng: run.begin_outage(rng),
     "hot partition": lambda run, rng: run.throttle_partition(rng),
     "aimed outage": lambda run, rng: run.aim(rng),
+    "delayed request": lambda run, rng: run.delay(rng),
 }

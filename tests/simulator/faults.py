@@ -273,6 +273,7 @@ class Network:
         outages: when services do not answer.
         answered: called with the name of each request after its answer.
         authorize: called before each request; raises an error if it would be refused.
+        before_put: called with the key of each conditional PUT before it is sent.
     """
 
     def __init__(
@@ -284,6 +285,7 @@ class Network:
         outages: Outages | None = None,
         answered: Callable[[str], None] = lambda _name: None,
         authorize: Callable[[], None] = lambda: None,
+        before_put: Callable[[str], None] = lambda _key: None,
     ) -> None:
         self._schedule = schedule
         self._rng = rng
@@ -292,6 +294,7 @@ class Network:
         self._outages = Outages() if outages is None else outages
         self._answered = answered
         self._authorize = authorize
+        self.before_put = before_put
         # One draw for each request: which of them meet faults does not depend on other draws.
         self._dice = random.Random(rng.random())
         self._requests = 0
@@ -668,6 +671,7 @@ class SimObjects:
                 raise Conflict
             return apply()
 
+        self._network.before_put(key)
         self._seen.writing[key] += 1
         try:
             return self._change("put", [key], unless_conflict, late=apply)

@@ -9,7 +9,8 @@ import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from slurm_worker.protocol.keys import (
     task_pk,
 )
 from slurm_worker.protocol.paths import JobPaths
-from slurm_worker.protocol.ports import ObjectStore, Rows
+from slurm_worker.protocol.ports import ObjectStore, Row, Rows
 from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
@@ -48,6 +49,7 @@ from tests.simulator.chance import scratch
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
 from tests.simulator.coverage import Coverage
 from tests.simulator.faults import (
+    Aim,
     FaultRates,
     Network,
     Outage,
@@ -168,9 +170,16 @@ class Load:
 
 #: Long items, for leases; and short ones that keep a rate limit busy.
 _USUAL = ("kill", "pause", "long pause", "freeze")
-_SLOW = Load((12, 40), (3, 5, 8), 1.5, 5.0, 2.0, (*_USUAL * 3, "row lost"))
+_SLOW = Load(
+    (12, 40),
+    (3, 5, 8),
+    1.5,
+    5.0,
+    2.0,
+    (*_USUAL * 3, "row lost", *["cut off"] * 3, *["late commit"] * 4),
+)
 #: Many tasks in few shards, so that workers share how far shards are processed.
-_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, _USUAL)
+_MANY = Load((100, 200), (1,), 0.1, 5.0, 2.0, (*_USUAL, *["late commit"] * 2))
 _BUSY = Load((300, 600), (50, 100), 0.0005, 1.5, 0.02, ("kill", "pause", *["freeze"] * 4))
 
 
@@ -248,6 +257,15 @@ class Simulation:
         #: Interrupted or paused calls of the user, and running ones.
         self.cut = self.under_way = 0
         self.lives: list[tuple[float, float]] = []
+        #: When single workers do not reach the table.
+        self.cuts = Outages()
+        #: Workers whose next commit is late.
+        self.late: set[Host] = set()
+        #: Sort keys of tasks whose holders stand still.
+        self.poisoned: set[str] = set()
+        #: When the last late commit arrives.
+        self.late_until = 0.0
+        self.rows.watchers.append(self._leased)
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -303,12 +321,16 @@ class Simulation:
         for number in range(1, self.retries + 1):
             self._retry(number)
             self._work_off(number)
-        # Late attempts may still be under way; what they do must change nothing.
+        # Late attempts may still be under way. One may bisect a task that was given up meanwhile.
         self.schedule.sleep(3 * _LEASE.ttl_s)
+        while not self._complete():
+            self._work_off(self.retries)
+            self.schedule.sleep(3 * _LEASE.ttl_s)
 
     @property
     def _faults_end(self) -> float:
-        return max(self.rates.until, *(each.end for each in self.outages), 0.0)
+        ends: list[float] = [each.end for each in (*self.outages, *self.cuts)]
+        return max([self.rates.until, self.late_until, *ends])
 
     def _work_off(self, round_no: int) -> None:
         """Slurm keeps the workers running until every task has ended."""
@@ -421,29 +443,94 @@ class Simulation:
         kind = rng.choice(self.load.troubles)
         if not self.seen.happens(f"moment {self._moments}", kind):
             return
-        if kind == "kill":
-            self.live.discard(host)
-            self.schedule.kill(host)
-        elif kind == "pause":
-            self.schedule.pause(host, rng.uniform(0, _LEASE.ttl_s))
-        elif kind == "long pause":
-            self.schedule.pause(host, rng.uniform(1, 4) * _LEASE.ttl_s)
-        elif kind == "freeze":
-            # All of them at once, as when a node or a cluster is suspended.
-            seconds = rng.uniform(0.5, 5.0)
-            for each in self.live:
-                self.schedule.pause(each, seconds)
-        elif kind == "row lost" and self.conditional_put:
-            self._lose_row(rng)
+        _TROUBLES[kind](self, host, rng)
 
-    def _lose_row(self, rng: random.Random) -> None:
+    def kill(self, host: Host, _rng: random.Random) -> None:
+        """End a process."""
+        self.live.discard(host)
+        self.schedule.kill(host)
+
+    def pause(self, host: Host, rng: random.Random) -> None:
+        """A process stands still, for less than a lease."""
+        self.schedule.pause(host, rng.uniform(0, _LEASE.ttl_s))
+
+    def pause_long(self, host: Host, rng: random.Random) -> None:
+        """A process stands still, longer than a lease."""
+        self.schedule.pause(host, rng.uniform(1, 4) * _LEASE.ttl_s)
+
+    def freeze(self, _host: Host, rng: random.Random) -> None:
+        """All stand still at once, as when a node or a cluster is suspended."""
+        seconds = rng.uniform(0.5, 5.0)
+        for each in self.live:
+            self.schedule.pause(each, seconds)
+
+    def cut_off(self, _host: Host, _rng: random.Random) -> None:
+        """A holder reaches no service until its task was stolen; see `_leased`."""
+        rows = self._task_rows()
+        if any(row.state is TaskState.READY for row in rows):
+            return  # Nobody steals before these are leased.
+        holders = {row.owner for row in rows if row.state is TaskState.LEASED}
+        of_live = sorted(each.name for each in self.live if each.name in holders)
+        for name in of_live[-1:]:
+            now = self.schedule.now
+            self.cuts.append(Outage(now, now + 3 * _LEASE.ttl_s, "", "lost_request", name))
+
+    def commit_late(self, host: Host, _rng: random.Random) -> None:
+        """The next commit of a process is late; see `_before_put`."""
+        self.late.add(host)
+
+    def _before_put(self, host: Host, key: str) -> None:
+        """The commit of a worker stays under way for long, and others give its task up.
+
+        They can't read it, or lose it again and again.
+        """
+        if host not in self.late or not key.endswith(".done"):
+            return
+        self.late.discard(host)
+        rows = [row for row in self._task_rows() if self._paths.done(row.task) == key]
+        if not rows:
+            return  # It was lost.
+        row, rng = rows[0], self.seen.rng_of(f"{host.name} commits late")
+        damaged = rng.random() < 0.5
+        away_s = rng.uniform(*((4, 8) if damaged else (14, 22))) * _LEASE.ttl_s
+        self.schedule.pause(host, away_s)
+        self.late_until = max(self.late_until, self.schedule.now + away_s)
+        if damaged:
+            self._damage(row.where)
+        else:
+            self.poisoned.add(row.sk)
+            # Two of the others give it up.
+            self.cuts.aims.append(
+                Aim("quarantine", rng.uniform(3, 18), "table", "lost_request", alone=True)
+            )
+
+    def _damage(self, where: Slice) -> None:
+        segment = self._paths.segment(0, where.segment)
+        body = bytearray(self.objects.objects[segment])
+        body[where.offset] ^= 1
+        self.objects.put(segment, bytes(body))
+
+    def _leased(self, name: str, before: Row, after: Row) -> None:
+        """What becomes of the new holder of a task, and of the former one."""
+        if name not in ("claim", "steal"):
+            return
+        host, now = self.schedule.current.host, self.schedule.now
+        if after["sk"] in self.poisoned and now < self.late_until:
+            self.schedule.pause(host, 2 * _LEASE.ttl_s)
+        for place, cut in enumerate(self.cuts):
+            if name == "steal" and before["owner"] == cut.host and now < cut.end:
+                # The former holder comes back while the new one still works.
+                self.cuts[place] = replace(cut, end=now + 1.0)
+                self.schedule.pause(host, _LEASE.ttl_s / 2)
+
+    def lose_row(self, _host: Host, rng: random.Random) -> None:
         """The row of a task that is leased is lost, and made again by a repair.
 
         Its holder lives. The new row knows only the attempts that have left objects. So it may give
         an attempt's number again, to another owner.
         """
         leased = [row for row in self._task_rows() if row.state is TaskState.LEASED]
-        if not leased:
+        if not leased or not self.conditional_put:
             return
         row, host = rng.choice(leased), Host("repair")
         self.rows.delete(task_pk(_JOB, shard_of(row.sequence, self.shards)), row.sk)
@@ -489,7 +576,14 @@ class Simulation:
         self.schedule.spawn(host, run)
 
     def _worker(self, host: Host, scratch: Path, rng: random.Random) -> Worker:
-        network = Network(self.schedule, rng, self.rates, self.seen, self.outages)
+        network = Network(
+            self.schedule,
+            rng,
+            self.rates,
+            self.seen,
+            self.outages or self.cuts,
+            before_put=partial(self._before_put, host),
+        )
         clock, threads = SimClock(self.schedule, host), SimThreads(self.schedule, host)
         rows: Rows = SimRows(self.rows, network, self.seen)
         objects = self.mutation.objects(SimObjects(self.objects, network, self.seen))
@@ -655,3 +749,15 @@ def _known(call: Callable[[dict[str, Any]], object]) -> int:
 
 def _nothing(_name: str) -> None:
     """Let a call continue."""
+
+
+#: What happens to a worker, or to all.
+_TROUBLES: dict[str, Callable[[Simulation, Host, random.Random], None]] = {
+    "kill": Simulation.kill,
+    "pause": Simulation.pause,
+    "long pause": Simulation.pause_long,
+    "freeze": Simulation.freeze,
+    "row lost": Simulation.lose_row,
+    "cut off": Simulation.cut_off,
+    "late commit": Simulation.commit_late,
+}

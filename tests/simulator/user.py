@@ -22,6 +22,8 @@ Verb = Callable[[Services], Any]
 #: A command is cut off or stands still after at most so many requests.
 _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
+#: Requests after which another command may decide what this one is about to write.
+_BEFORE_WRITES = ("cluster", "cluster", "scontrol", "object put", "submit refused")
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
 #: The same for all commands of a run: what they need may be refused, too.
@@ -136,9 +138,14 @@ class User:
     ) -> Callable[[str], None]:
         """What happens to a command after one of its requests was answered."""
         kind, left = rng.choice(("cut", "sleep")), int(_MOST_REQUESTS ** rng.random())
+        counted = ""
+        if rng.random() < 0.3:
+            kind, counted, left = "sleep", rng.choice(_BEFORE_WRITES), rng.randint(1, 3)
 
         def disturb(name: str) -> None:
             nonlocal left
+            if counted and name != counted:
+                return
             left -= 1
             if left or not self._world.seen.happens(f"{host.name} after {name}", kind):
                 return
