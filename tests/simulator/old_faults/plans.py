@@ -134,14 +134,14 @@ PLAN_FAULTS = (
         "a refused submit takes back the job's rows and segments by name",
         "the plan of a right submit at the same time",
         "which another call has written|belongs to the plan",
-        96,
+        5,
         put_back=_takes_back,
     ),
     OldFault(
         "a refused array deletes the intent, and ids that are not recorded are ignored",
         "an array that Slurm had accepted from another call",
         "which another call has written|without an intent",
-        30,
+        10,
         put_back=_forgets_intents,
     ),
     OldFault(
