@@ -153,7 +153,7 @@ class SlurmClient(JobQueries, RemoteFolder):
         return kept
 
     def cancel(self, arrays: Collection[ArrayKey]) -> list[ArrayKey]:
-        """Cancel arrays by their names, also without an id, and repeat until Slurm has done it.
+        """Cancel arrays by their names, also without an id, and repeat until they have ended.
 
         No other job is hit, also if it has the number of an array now.
 
@@ -167,19 +167,24 @@ class SlurmClient(JobQueries, RemoteFolder):
             check_name(array.name, "job")
         names = {array.name for array in arrays}
         found = self.alive(names)
-        # Elements that are completing may be about to run again. One that was withdrawn just now
-        # may have reached Slurm in between.
-        targets = {array.name for array in self.alive(names, completing=True)}
+        # Elements that are completing may be about to run again, and Slurm shows no difference. So
+        # they are cancelled again until they have ended. One that was withdrawn just now may have
+        # reached Slurm in between.
+        ending = self.alive(names, completing=True)
+        targets = {array.name for array in ending}
         targets |= {array.name for array in arrays if not array.slurm_job_id}
         deadline, pause = self._clock() + self._cancel_s, _FIRST_PAUSE_S
         while targets:
             result = self._run(submission.CANCEL, *sorted(targets))
-            # Where scancel has done its work, what is completing only ends.
-            alive = self.alive(targets, completing=result.code != 0)
-            if not alive:
+            left = self.alive(targets, completing=True)
+            found |= left - ending
+            if not left:
                 break
-            found.update(alive)
             if self._clock() > deadline:
+                # Where scancel has done its work for so long, what is completing only ends.
+                alive = left if result.code else self.alive(targets)
+                if not alive:
+                    break
                 ids = named([array.slurm_job_id for array in sorted(alive)])
                 error = f" ({error_text(result)})" if result.code else ""
                 raise ServiceError(

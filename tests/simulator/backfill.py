@@ -25,7 +25,8 @@ from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ErrorClass, UserError
-from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, task_pk
+from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, shard_of, task_pk
+from slurm_worker.protocol.ports import Row
 from tests.simulator import handler as handlers
 from tests.simulator.account import drawn_variables
 from tests.simulator.chance import alarms, scratch, seeded
@@ -70,6 +71,8 @@ _GC_AGE_S = 600.0
 _AWAY = ("", "table", "table write", "table write", "store", "store put")
 #: The most that clocks are wrong: as NTP leaves them, and without NTP.
 _SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
+#: A rate is changed at most once in ten seconds, by any clock.
+_SKEWS_OF_LIMIT_S = (0.0, 2.0, 30.0, 120.0)
 _FAULTS = ("lost_request", "lost_reply")
 #: Requests with which an outage begins: what a process knows of them afterwards matters.
 _AIMED = (
@@ -79,9 +82,11 @@ _AIMED = (
 )
 #: Requests that seldom meet what others have written meanwhile: they are delayed.
 _DELAYED = (
-    *("quarantine", "push tat", "intend again", "submitted", "submit refused"),
-    *("round adopt", "decide", "job stop"),
+    *("quarantine", "intend again", "submitted", "submit refused", "record cause", "reopen"),
+    *("round adopt", "round cursor", "decide", "job stop", "steal", "steal", "cursor", "fail"),
 )
+#: Those of a rate limit.
+_DELAYED_OF_LIMIT = ("push tat", "cut rate", "cut rate", "raise rate", "return quota")
 _POLL_S = 60.0
 _INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
 
@@ -164,7 +169,7 @@ class Backfill:
             self._rates(),
             conditional_put=conditional,
             conditional_replace=conditional and rng.random() < 0.9,
-            skew_s=rng.choice(_SKEWS_S),
+            skew_s=rng.choice(_SKEWS_OF_LIMIT_S if self.shape.limited else _SKEWS_S),
             role=not self.calm and rng.random() < 0.25,
         )
         shape = self.shape
@@ -481,10 +486,41 @@ class Backfill:
 
     def delay(self, rng: random.Random) -> None:
         """A certain request of a process arrives late; the same one of others comes first."""
-        name, length_s = rng.choice(_DELAYED), rng.uniform(3, 18)
+        of_limit = self.shape.limited and rng.random() < 0.5
+        name = rng.choice(_DELAYED_OF_LIMIT if of_limit else _DELAYED)
+        length_s = rng.uniform(3, 18)
         self.world.outages.aims.append(
             Aim(name, length_s, "table write", "lost_request", alone=True)
         )
+
+    def lose_rows(self, rng: random.Random) -> None:
+        """The rows of a worker's tasks are lost while it stands still; the user repairs the job.
+
+        The new rows know only the attempts that have left objects. So they may give an attempt's
+        number again, to another owner. Then the worker dies, and its supervisor reports.
+        """
+        world = self.world
+        leased = [row for row in world.task_rows() if row.state is TaskState.LEASED]
+        owners = sorted({row.owner for row in leased if row.owner in world.owners})
+        job = world.job()
+        if not owners or job is None:
+            return
+        owner = rng.choice(owners)
+        host, lost = world.owners[owner], {row.sk for row in leased if row.owner == owner}
+        world.schedule.pause(host, 6 * self.times["ttl"])
+        for row in leased:
+            if row.owner == owner:
+                world.rows.delete(task_pk(JOB, shard_of(row.sequence, job.shards)), row.sk)
+                world.seen.attempts.pop(row.sk, None)
+
+        def leased_again(name: str, _before: Row, after: Row) -> None:
+            if name == "claim" and after["sk"] in lost:
+                lost.discard(str(after["sk"]))
+                if not lost:
+                    world.schedule.kill(host)
+
+        world.rows.watchers.append(leased_again)
+        self._until_done("repair", _repair)
 
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -602,6 +638,7 @@ _TROUBLES = {
     "hot partition": 1,
     "aimed outage": 3,
     "delayed request": 3,
+    "row lost": 1,
     "slurmctld": 1,
     "slurmdbd": 1,
     "slurmctld's state": 0.5,
@@ -625,4 +662,5 @@ _OF_SERVICES: dict[str, Callable[[Backfill, random.Random], None]] = {
     "hot partition": lambda run, rng: run.throttle_partition(rng),
     "aimed outage": lambda run, rng: run.aim(rng),
     "delayed request": lambda run, rng: run.delay(rng),
+    "row lost": lambda run, rng: run.lose_rows(rng),
 }

@@ -163,6 +163,7 @@ class _Process:
             "node": "n1",
         }
         name = f"{element.name}-r{element.restarts}-{self._number:08x}"
+        world.owners[name] = self._host
         context = NodeContext(
             config=config,
             identity=WorkerIdentity(name, self._options["--submission"], slurm),

@@ -263,6 +263,9 @@ class Simulation:
         self.late: set[Host] = set()
         #: Sort keys of tasks whose holders stand still.
         self.poisoned: set[str] = set()
+        #: Sort keys of tasks whose next holder loses them, too; and these holders' predecessors.
+        self.twice: set[str] = set()
+        self.thieves: dict[str, str] = {}
         #: When the last late commit arrives.
         self.late_until = 0.0
         self.rows.watchers.append(self._leased)
@@ -464,16 +467,24 @@ class Simulation:
         for each in self.live:
             self.schedule.pause(each, seconds)
 
-    def cut_off(self, _host: Host, _rng: random.Random) -> None:
-        """A holder reaches no service until its task was stolen; see `_leased`."""
+    def cut_off(self, _host: Host, rng: random.Random) -> None:
+        """A holder reaches no service, or gets no reply, until its task was stolen; see `_leased`.
+
+        With replies lost, it gives its task back, and does not know it.
+        """
         rows = self._task_rows()
         if any(row.state is TaskState.READY for row in rows):
             return  # Nobody steals before these are leased.
         holders = {row.owner for row in rows if row.state is TaskState.LEASED}
         of_live = sorted(each.name for each in self.live if each.name in holders)
         for name in of_live[-1:]:
-            now = self.schedule.now
-            self.cuts.append(Outage(now, now + 3 * _LEASE.ttl_s, "", "lost_request", name))
+            now, fault = (
+                self.schedule.now,
+                rng.choice(("lost_request", "lost_request", "lost_reply")),
+            )
+            self.cuts.append(Outage(now, now + 4 * _LEASE.ttl_s, "", fault, name))
+            if rng.random() < 0.4:
+                self.twice.update(row.sk for row in rows if row.owner == name)
 
     def commit_late(self, host: Host, _rng: random.Random) -> None:
         """The next commit of a process is late; see `_before_put`."""
@@ -517,11 +528,27 @@ class Simulation:
         host, now = self.schedule.current.host, self.schedule.now
         if after["sk"] in self.poisoned and now < self.late_until:
             self.schedule.pause(host, 2 * _LEASE.ttl_s)
+        if name == "steal":
+            self._stolen(host, str(after["sk"]), str(before["owner"]), str(after["owner"]))
+
+    def _stolen(self, host: Host, sk: str, former: str, owner: str) -> None:
+        """A holder that was cut off comes back while the new one works, or the one after it."""
+        now, ttl_s = self.schedule.now, _LEASE.ttl_s
+        if sk in self.twice and any(cut.host == former and now < cut.end for cut in self.cuts):
+            self.twice.discard(sk)
+            self.thieves[owner] = former
+            self.schedule.pause(host, 2 * ttl_s)
+            return
+        away = self.thieves.pop(former, former)
         for place, cut in enumerate(self.cuts):
-            if name == "steal" and before["owner"] == cut.host and now < cut.end:
-                # The former holder comes back while the new one still works.
+            if cut.host == away and now < cut.end:
                 self.cuts[place] = replace(cut, end=now + 1.0)
-                self.schedule.pause(host, _LEASE.ttl_s / 2)
+                self.schedule.pause(host, ttl_s / 2)
+                if away != former:
+                    # Its loss is excused twice: the first reply is lost.
+                    self.cuts.aims.append(
+                        Aim("excuse loss", ttl_s / 2, "table write", "lost_reply", alone=True)
+                    )
 
     def lose_row(self, _host: Host, rng: random.Random) -> None:
         """The row of a task that is leased is lost, and made again by a repair.
@@ -530,7 +557,10 @@ class Simulation:
         an attempt's number again, to another owner.
         """
         leased = [row for row in self._task_rows() if row.state is TaskState.LEASED]
-        if not leased or not self.conditional_put:
+        if not self.conditional_put:
+            # Two attempts of one number would propose the same marker.
+            leased = [row for row in leased if self._last_attempt(row.task) == row.attempt]
+        if not leased:
             return
         row, host = rng.choice(leased), Host("repair")
         self.rows.delete(task_pk(_JOB, shard_of(row.sequence, self.shards)), row.sk)

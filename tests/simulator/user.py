@@ -23,7 +23,7 @@ Verb = Callable[[Services], Any]
 _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
 #: Requests after which another command may decide what this one is about to write.
-_BEFORE_WRITES = ("cluster", "cluster", "scontrol", "object put", "submit refused")
+_BEFORE_WRITES = ("cluster", "cluster", "scontrol", "sacct", "object put", "submit refused")
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
 #: The same for all commands of a run: what they need may be refused, too.

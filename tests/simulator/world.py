@@ -67,6 +67,7 @@ class World:
     started: Counter[str] = field(default_factory=Counter)  #: processes, by name
     calls: Counter[str] = field(default_factory=Counter)  #: of the handler, by item
     elements: dict[Host, ArrayElement] = field(default_factory=dict)  #: by worker process
+    owners: dict[str, Host] = field(default_factory=dict)  #: worker processes, by their name
     endless: bool = False  #: whether calls of the handler may never return
     #: Deaths of processes, by the task and the position of the item that ran
     deaths: Counter[tuple[str, int]] = field(default_factory=Counter)

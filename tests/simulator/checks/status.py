@@ -26,7 +26,7 @@ def check_status(
     Raises:
         Violation: naming what differs.
     """
-    final = outcomes.final()
+    final, job = outcomes.final(), world.jobs.get()
     ok = sum(not end for end in final.values())
     expected: dict[str, object] = {
         "tasks": dict(Counter(row.state.value for row in rows.values())),
@@ -35,7 +35,8 @@ def check_status(
         "failed": dict(Counter(end for end in final.values() if end)),
         "rows": ok,
         "pending": 0,
-        "rounds": len(world.jobs.rounds()),
+        # A retry that was cut off for good has planned a round that is not open.
+        "rounds": job.rounds,
         "task_errors": {},
     }
     progress = read_progress(services, JOB)

@@ -477,6 +477,16 @@ def test_an_element_that_would_run_again_is_cancelled_too(
     assert slurm.lines("put-back") == []
 
 
+def test_an_element_that_would_run_again_is_cancelled_until_slurm_does_it(
+    slurm: FakeSlurm, remote: Path
+) -> None:
+    (slurm.folder / "put-back").write_text(f"101 {NAME}\n")
+    slurm.set("deaf")
+    client = SlurmClient(slurm.transport(), str(remote), sleep=lambda _seconds: slurm.clear("deaf"))
+    client.cancel([ArrayKey("101", NAME)])
+    assert slurm.lines("put-back") == []
+
+
 def test_a_cancel_that_slurm_did_not_carry_out_is_reported(
     client: SlurmClient, slurm: FakeSlurm, time: Time
 ) -> None:
