@@ -24,7 +24,7 @@ from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
 from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.errors import ErrorClass, ServiceError, UserError
 from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, shard_of, task_pk
 from slurm_worker.protocol.ports import Row
 from tests.simulator import handler as handlers
@@ -503,7 +503,7 @@ class Backfill:
         leased = [row for row in world.task_rows() if row.state is TaskState.LEASED]
         owners = sorted({row.owner for row in leased if row.owner in world.owners})
         job = world.job()
-        if not owners or job is None:
+        if not owners or job is None or not world.conditional_put:
             return
         owner = rng.choice(owners)
         host, lost = world.owners[owner], {row.sk for row in leased if row.owner == owner}
@@ -520,7 +520,7 @@ class Backfill:
                     world.schedule.kill(host)
 
         world.rows.watchers.append(leased_again)
-        self._until_done("repair", _repair)
+        self._until_done("repair", _repair_whole)
 
     def _damage(self, rng: random.Random) -> None:
         """An object of the input is damaged; the user restores it before a retry."""
@@ -590,6 +590,14 @@ def _repair(services: Services) -> Any:
     broken = [line for line in result.unrepaired if "is done, but" in line]
     if broken:
         raise Violation(f"repair calls a task broken that is not: {broken[0]}")
+    return result
+
+
+def _repair_whole(services: Services) -> Any:
+    """Repair again where a list was behind."""
+    result = _repair(services)
+    if result.unrepaired:
+        raise ServiceError("; ".join(result.unrepaired))
     return result
 
 

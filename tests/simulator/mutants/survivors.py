@@ -74,9 +74,22 @@ def _equivalent() -> Iterator[tuple[str, str]]:
             f"{name}: #changed <= :before",
             "it differs by one microsecond of a time that clocks do not know as exactly",
         )
+    for broken in ("#rate <= :cap", "without #rate < :cap", "without #changed < :before"):
+        yield (
+            f"raise rate: {broken}",
+            "the caller has seen that this holds, and a rate that was changed has another epoch",
+        )
     yield (
-        "raise rate: #rate <= :cap",
-        "a rate that has reached the cap since it was read has another epoch",
+        "round adopt: without #state = :planning",
+        "a round is opened after its draft was adopted, so an open round has a draft",
+    )
+    yield (
+        "job adopt: without #state = :planning",
+        "a job is opened after its plan was adopted, so an open job has a draft",
+    )
+    yield (
+        "record cause: without #state = :quarantined",
+        "at the same attempt, only a late commit follows a quarantine, and it removes the class",
     )
 
 
@@ -85,15 +98,13 @@ EQUIVALENT: dict[str, str] = dict(_equivalent())
 
 #: Why no run of the simulator differs, by the mutant's name.
 UNREACHED: dict[str, str] = {
-    **{
-        f"{name}: without #owner = :owner": (
-            "only a row that was lost and made again gives the number of an attempt to two owners, "
-            "and no simulated backfill loses rows"
-        )
-        for name in ("abandon", "crashed")
-    },
-    "decide: without attribute_exists(#pk)": (
-        "no row is lost where the store does not heed If-None-Match"
+    "reopen: without #attempt = :attempt": (
+        "a task that has ended gets another attempt by a reopening, which its round forbids then, "
+        "or if its row is lost, and only rows of running tasks are lost"
+    ),
+    "job open: #rounds <= :rounds": (
+        "its answer tells whether a task was put back behind the workers; the next submit makes "
+        "them look again, too"
     ),
     "cut rate: without #epoch = :epoch": (
         "another change of the rate has also renewed its time, unless clocks differ by more than "

@@ -112,8 +112,8 @@ class TaskRepair:
         if planned < self._round.tasks:
             self._result.unrepaired.append(
                 f"tasks {planned:,} to {self._round.tasks - 1:,} of round {self._round.number} "
-                f"have no slice below {self._store.paths.segments(self._round.number)}; restore "
-                "its segments"
+                f"have no slice below {self._store.paths.segments(self._round.number)}; repair "
+                "again, or restore its segments"
             )
 
     def _rebuild(self, row: TaskRow) -> Marker | None:
