@@ -37,7 +37,6 @@ from tests.simulator.checks.plans import Plans
 from tests.simulator.checks.publications import Publications
 from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import Aim, FaultRates, Outage
 from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
 from tests.simulator.login_node import LoginNode, SlurmFaults
@@ -48,6 +47,7 @@ from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.seen import Seen
 from tests.simulator.stores.credentials import FASTER
+from tests.simulator.stores.outages import Aim, FaultRates, Outage
 from tests.simulator.user import Command, Stuck, User, Verb
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 

@@ -15,7 +15,7 @@ from slurm_worker.protocol.job_table import JobTable
 from slurm_worker.protocol.keys import SubmitState, TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from tests.simulator.faults import Network
+from tests.simulator.stores.network import Network
 
 _ARRAY = 1000
 

@@ -22,8 +22,8 @@ from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_history import Crash
 from slurm_worker.protocol.task_table import TaskTable
 from tests.simulator.cluster import ArrayElement
-from tests.simulator.faults import SimRows
 from tests.simulator.schedule import Killed, SimClock, SimSignal, SimThreads
+from tests.simulator.stores.rows import SimRows
 from tests.simulator.world import JOB, World
 
 _CANCELLED_EXIT = 143

@@ -22,11 +22,13 @@ from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import FaultRates, Network, SimRows, WatchedRows, remember
 from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
 from tests.simulator.seen import Seen
+from tests.simulator.stores.network import Network
+from tests.simulator.stores.outages import FaultRates
+from tests.simulator.stores.rows import SimRows, WatchedRows, remember
 
 _DAY_S = 86_400
 #: A midnight (UTC).

@@ -23,9 +23,9 @@ from slurm_worker.errors import ServiceError
 from slurm_worker.node import slurm_variables
 from tests.simulator import account
 from tests.simulator.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
-from tests.simulator.faults import Network
 from tests.simulator.schedule import Host, Schedule, SimPending
 from tests.simulator.seen import Seen
+from tests.simulator.stores.network import Network
 
 _HOME = "/home/lab"
 _PART = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]+")

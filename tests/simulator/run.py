@@ -48,21 +48,14 @@ from slurm_worker.testing import MemoryObjects
 from tests.simulator.chance import scratch
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
 from tests.simulator.coverage import Coverage
-from tests.simulator.faults import (
-    Aim,
-    FaultRates,
-    Network,
-    Outage,
-    Outages,
-    SimObjects,
-    SimRows,
-    WatchedRows,
-    remember,
-)
 from tests.simulator.fleet import Silent
 from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
 from tests.simulator.seen import Seen
+from tests.simulator.stores.network import Network
+from tests.simulator.stores.objects import SimObjects
+from tests.simulator.stores.outages import Aim, FaultRates, Outage, Outages
+from tests.simulator.stores.rows import SimRows, WatchedRows, remember
 
 _JOB = JobId("simulated")
 #: With more than eight, workers tell each other which have nothing left.

@@ -20,20 +20,14 @@ from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from tests.simulator.cluster import ArrayElement, Controller
-from tests.simulator.faults import (
-    FaultRates,
-    Network,
-    Outages,
-    SimObjects,
-    SimRows,
-    WatchedObjects,
-    WatchedRows,
-    remember,
-)
 from tests.simulator.login_node import LoginNode, SimTransport
 from tests.simulator.schedule import Host, Schedule, SimClock
 from tests.simulator.seen import Seen
 from tests.simulator.stores.credentials import ROLE, Signer, Sts
+from tests.simulator.stores.network import Network
+from tests.simulator.stores.objects import SimObjects, WatchedObjects
+from tests.simulator.stores.outages import FaultRates, Outages
+from tests.simulator.stores.rows import SimRows, WatchedRows, remember
 
 JOB = JobId("simulated")
 BUCKET, PREFIX, INPUT = "lab", "lab", "input/items.jsonl"

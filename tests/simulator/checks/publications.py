@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from tests.simulator.faults import WatchedObjects
 from tests.simulator.run import Violation
+from tests.simulator.stores.objects import WatchedObjects
 from tests.simulator.world import World
 
 

@@ -27,8 +27,8 @@ from slurm_worker.protocol.ports import (
 )
 from slurm_worker.testing import MemoryObjects, MemoryRows
 from tests.simulator.exhaustive.process import EPOCH, Request
-from tests.simulator.faults import statement_name
 from tests.simulator.rules import broken_rule
+from tests.simulator.stores.rows import statement_name
 
 #: Slurm's first number for an array.
 _FIRST_ID = 100

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from slurm_worker.protocol.ports import Statement
-from tests.simulator.faults import statement_name
+from tests.simulator.stores.rows import statement_name
 
 _WORD = re.compile(r"\s*(\(|\)|[^\s()]+(?:\(#\w+\))?)")
 _SHARD = re.compile(r"#s\d+")

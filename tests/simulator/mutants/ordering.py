@@ -19,9 +19,10 @@ from greenlet import getcurrent
 
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.testing import MemoryRows
-from tests.simulator.faults import SimObjects, SimRows, statement_name
 from tests.simulator.login_node import SimTransport
 from tests.simulator.mutants.runs import Kind
+from tests.simulator.stores.objects import SimObjects
+from tests.simulator.stores.rows import SimRows, statement_name
 
 
 @dataclass(frozen=True, slots=True)

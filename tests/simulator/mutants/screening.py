@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from slurm_worker.protocol.ports import Refused, Row, Statement
 from slurm_worker.testing import MemoryRows
-from tests.simulator.faults import statement_name
 from tests.simulator.mutants.conditions import Mutant, mutants_of
 from tests.simulator.mutants.runs import Kind, table_of, what_breaks
 from tests.simulator.rules import broken_rule
+from tests.simulator.stores.rows import statement_name
 
 
 @dataclass(frozen=True, slots=True)

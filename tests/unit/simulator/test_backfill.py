@@ -10,9 +10,9 @@ import pytest
 
 from tests.simulator.backfill import Backfill
 from tests.simulator.coverage import Coverage, statement_names
-from tests.simulator.faults import statement_name
 from tests.simulator.limits import LimitSimulation
 from tests.simulator.run import Simulation, Violation
+from tests.simulator.stores.rows import statement_name
 
 SEEDS = 40
 #: Within so many seeds what is broken on purpose must be found out.

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from tests.simulator.faults import statement_name
 from tests.simulator.reduction import Reduction
 from tests.simulator.run import Simulation
 from tests.simulator.shrink import Failure, Make, failure_of, shrink, time_line
+from tests.simulator.stores.rows import statement_name
 
 _ALWAYS = "attribute_exists(#pk) OR attribute_not_exists(#pk)"
 #: Within so many seeds a worker gives back a lease that is not its own any more.
