@@ -15,18 +15,13 @@ from typing import Any
 from unittest import mock
 
 from airflow_slurm_provider.coordinator import api
-from airflow_slurm_provider.coordinator.maintenance import gc
-from airflow_slurm_provider.coordinator.maintenance.repair.job import repair
 from airflow_slurm_provider.coordinator.planning import planner
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.spec.job_spec import Config, parse_config
-from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.coordinator.watcher import Watcher
-from airflow_slurm_provider.slurm.states import ElementState
-from slurm_worker.errors import ErrorClass, ServiceError, UserError
-from slurm_worker.protocol.keys import TaskState, job_pk, shard_count, shard_of, task_pk
-from slurm_worker.protocol.ports import Row
+from slurm_worker.errors import ErrorClass, UserError
+from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
 from tests.simulator.account import drawn_variables
 from tests.simulator.chance import alarms, scratch, seeded
@@ -35,7 +30,7 @@ from tests.simulator.checks.moments import Moments
 from tests.simulator.checks.others import checked_failures, checked_status
 from tests.simulator.checks.plans import Plans
 from tests.simulator.checks.publications import Publications
-from tests.simulator.cluster import BREAKDOWNS, ArrayElement, ClusterRules, Controller
+from tests.simulator.cluster import ClusterRules, Controller
 from tests.simulator.coverage import Coverage
 from tests.simulator.fleet import Fleet
 from tests.simulator.handler import SimHandler
@@ -46,9 +41,23 @@ from tests.simulator.reduction import WHOLE, Reduction
 from tests.simulator.run import Report, Violation, check_rules
 from tests.simulator.schedule import Host, Overrun, Schedule
 from tests.simulator.seen import Seen
+from tests.simulator.shape import Shape
 from tests.simulator.stores.credentials import FASTER
-from tests.simulator.stores.outages import Aim, FaultRates, Outage
+from tests.simulator.stores.outages import FaultRates
+from tests.simulator.troubles import OF_ELEMENTS, TROUBLES, Troubles
 from tests.simulator.user import Command, Stuck, User, Verb
+from tests.simulator.verbs import (
+    GC_AGE_S,
+    add_workers,
+    aggregate,
+    collect,
+    quiet,
+    repair_job,
+    repair_whole,
+    resubmit,
+    resume,
+    retry,
+)
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
 _EPOCH = 1_700_000_000.0
@@ -64,67 +73,11 @@ _FEW_SUBMISSIONS = 4
 #: Times of a lease, and those that a user tries until `submit` accepts them.
 _TIMES = {"ttl": 20.0, "heartbeat": 5.0, "margin": 3.0}
 _TRIED_TIMES = {"ttl": (4.0, 10.0, 20.0, 60.0), "heartbeat": (1.0, 2.0, 5.0), "margin": (3.0, 15.0)}
-_LONG_STALL_S = 3600.0
-#: Garbage is so old, while the job runs.
-_GC_AGE_S = 600.0
-#: What does not answer in an outage; see `Outage.what`.
-_AWAY = ("", "table", "table write", "table write", "store", "store put")
 #: The most that clocks are wrong: as NTP leaves them, and without NTP.
 _SKEWS_S = (0.0, 2.0, 2.0, 2.0, 2.0, 120.0)
 #: A rate is changed at most once in ten seconds, by any clock.
 _SKEWS_OF_LIMIT_S = (0.0, 2.0, 30.0, 120.0)
-_FAULTS = ("lost_request", "lost_reply")
-#: Requests with which an outage begins: what a process knows of them afterwards matters.
-_AIMED = (
-    *("claim", "claim", "claim", "steal", "heartbeat", "heartbeat", "release", "complete"),
-    *("decide", "fail", "crashed", "abandon", "reopen", "record cause", "cursor", "put"),
-    *("round adopt", "round cursor", "round open", "job open", "submitted", "submit refused"),
-)
-#: Requests that seldom meet what others have written meanwhile: they are delayed.
-_DELAYED = (
-    *("quarantine", "intend again", "submitted", "submit refused", "record cause", "reopen"),
-    *("round adopt", "round cursor", "decide", "job stop", "steal", "steal", "cursor", "fail"),
-)
-#: Those of a rate limit.
-_DELAYED_OF_LIMIT = ("push tat", "cut rate", "cut rate", "raise rate", "return quota")
 _POLL_S = 60.0
-_INVALID = "sbatch: error: Batch job submission failed: Invalid partition name specified"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The size of a run."""
-
-    items: int
-    bundle: int | None
-    workers: int
-    item_s: float  #: mean seconds of a call
-    retries: int
-    limited: bool  #: the handler's calls share a rate limit
-    batches: bool  #: the handler takes several items
-    timeout_s: float  #: of an item; 0 for none
-    stall_s: float  #: without any progress
-
-    @classmethod
-    def drawn(cls, rng: random.Random) -> Shape:
-        """A random shape."""
-        many = rng.random() < 0.15
-        return cls(
-            items=rng.randint(100, 250) if many else rng.randint(6, 40),
-            bundle=1 if many else rng.choice((None, 2, 3, 5, 8)),
-            workers=200 if many and rng.random() < 0.3 else rng.randint(1, 4),
-            item_s=0.05 if many else rng.choice((0.3, 1.5)),
-            retries=rng.choice((0, 1, 1, 2)),
-            limited=rng.random() < 0.2,
-            batches=rng.random() < 0.15,
-            timeout_s=rng.choice((0.0, 0.0, 25.0)),
-            stall_s=rng.choice((_LONG_STALL_S, 60.0)),
-        )
-
-    @property
-    def bounded(self) -> bool:
-        """Whether a call that does not return is ended."""
-        return self.stall_s < _LONG_STALL_S or (self.timeout_s > 0 and not self.batches)
 
 
 @dataclass
@@ -183,7 +136,6 @@ class Backfill:
             calm=self.calm,
             bounded=shape.bounded,
         )
-        self._damaged: dict[str, bytes] = {}
         self._waiter: Command | None = None
         self._next_waiter = 0.0
         self.promises = Promises(self.world, self.handler)
@@ -191,12 +143,18 @@ class Backfill:
         self.fleet = Fleet(self.world)
         self.world.rows.on_broken = lambda rule: schedule.fail(Violation(rule))
         self.cancels = Cancels(self.world)
-        self.publications = Publications(self.world, self.world.objects, _GC_AGE_S)
+        self.publications = Publications(self.world, self.world.objects, GC_AGE_S)
         self.plans = Plans(self.world)
         self.moments = Moments(self.world)
         controller.launch, self.fleet.on_start = self.fleet.launch, self.cancels.worker_started
         node.variables = drawn_variables(rng)
         self.times = self._drawn_times() if rng.random() < 0.3 else _TIMES
+        self.troubles = Troubles(
+            self.world,
+            self.times["ttl"],
+            limited=shape.limited,
+            repair=lambda: self._until_done("repair", repair_whole),
+        )
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -276,22 +234,22 @@ class Backfill:
             self._submit_too_early(chance)
         self._until_done("submit", _submit(self))
         self._wait()
-        self._restore()
+        self.troubles.restore()
         for _ in range(self.shape.retries):
             self._until_done("retry", self._some_retry(chance))
             self._wait()
-            self._restore()
+            self.troubles.restore()
         self.handler.corrected = True
         self._retry_the_rest()
         if not self.calm:
-            for name, verb in (("gc", _collect), ("aggregate", _aggregate), ("repair", _repair)):
+            for name, verb in (("gc", collect), ("aggregate", aggregate), ("repair", repair_job)):
                 if chance.random() < 0.3 and self.seen.happens(f"{name} beside", "aggregate"):
                     self.user.begin(name, verb, disturbed=True)
-        self._until_done("aggregate", _aggregate)
+        self._until_done("aggregate", aggregate)
         self.user.wait()
         self._wait()
         self._retry_the_rest()
-        self._until_done("aggregate", _aggregate)
+        self._until_done("aggregate", aggregate)
         # Elements that waited for a node find nothing to do, and end.
         while any(array.alive for array in world.controller.arrays):
             world.schedule.sleep(10.0)
@@ -301,7 +259,7 @@ class Backfill:
             self.user.wait()
             self.publications.kept_s = KEPT_S
             use_for_weeks(world, self.user, chance)
-            self._until_done("aggregate", _aggregate)
+            self._until_done("aggregate", aggregate)
             self.user.wait()
         self.user.begin("check", self.promises.check, disturbed=False)
 
@@ -327,13 +285,13 @@ class Backfill:
             classes = sorted(rng.sample(classes, len(classes) // 2))
         keys = [f"k{number}" for number in range(self.shape.items)]
         only = rng.sample(keys, len(keys) // 2) if kind == "items" else None
-        return lambda services: api.retry(services, JOB, classes, only=only, log=_quiet)
+        return lambda services: api.retry(services, JOB, classes, only=only, log=quiet)
 
     def _retry_the_rest(self) -> None:
         """Until no task has failed as a whole: a dataset needs every task."""
         while any(row.state is not TaskState.DONE for row in self.world.task_rows()):
-            self._restore()
-            self._until_done("retry", _retry)
+            self.troubles.restore()
+            self._until_done("retry", retry)
             self._wait()
 
     def _until_done(self, name: str, verb: Verb) -> None:
@@ -342,7 +300,7 @@ class Backfill:
     def _correct(self) -> None:
         """Correct the options that Slurm refuses, and restore damaged objects."""
         self.world.controller.refusal = ""
-        self._restore()
+        self.troubles.restore()
 
     def _do_what_the_message_says(self) -> None:
         """Resume a job that is halted; wait for one that runs; retry what failed as a whole."""
@@ -351,7 +309,7 @@ class Backfill:
         if job is None:
             return
         if job.stop or job.paused:
-            self.user.until_done("resume", _resume, self._correct)
+            self.user.until_done("resume", resume, self._correct)
         if self.world.rows.tasks:
             self._wait()
         if self.handler.corrected:
@@ -375,7 +333,7 @@ class Backfill:
                 most = _MOST_SUBMISSIONS if self.handler.ends_elements else _FEW_SUBMISSIONS
                 if submissions > most:
                     raise Violation(f"the job does not end: {world.states()}")
-                self.user.until_done("resume", _resume, self._correct)
+                self.user.until_done("resume", resume, self._correct)
                 self.user.until_done("submit", _submit(self), self._correct)
                 since = world.schedule.now
 
@@ -402,10 +360,8 @@ class Backfill:
             schedule.sleep(_POLL_S)
 
     def _trouble(self, rng: random.Random) -> None:
-        world = self.world
-        kind = rng.choices(list(_TROUBLES), list(_TROUBLES.values()))[0]
-        running = world.controller.running()
-        if kind in _OF_ELEMENTS and not running:
+        kind = rng.choices(list(TROUBLES), list(TROUBLES.values()))[0]
+        if kind in OF_ELEMENTS and not self.world.controller.running():
             return
         if not self.seen.happens(f"moment {self._moments}", kind):
             return
@@ -414,126 +370,8 @@ class Backfill:
             if kind == "pause" and rng.random() < 0.5:
                 # Two users at once; the first who paused it stays.
                 self.user.begin(kind, _COMMANDS[kind](self), disturbed=False)
-        elif kind in _OF_SERVICES:
-            _OF_SERVICES[kind](self, rng)
-        elif kind in BREAKDOWNS:
-            world.controller.break_down(kind, rng)
-        elif kind == "login node":
-            world.node.restart()
-        elif kind == "refusals":
-            world.controller.refusal = _INVALID if not world.controller.refusal else ""
-        elif kind == "damage":
-            self._damage(rng)
         else:
-            self._hurt(kind, rng.choice(running), rng)
-
-    def _hurt(self, kind: str, element: ArrayElement, rng: random.Random) -> None:
-        world = self.world
-        if kind == "node fails":
-            requeued = rng.random() < 0.7
-            world.controller.kill(element, ElementState.NODE_FAIL, requeued=requeued)
-        elif kind == "out of memory":
-            world.controller.kill(element, ElementState.OUT_OF_MEMORY)
-        elif kind == "preempted":
-            world.controller.requeue(element)
-        elif kind == "suspended":
-            for host in element.hosts:
-                world.schedule.pause(host, rng.uniform(1, 4 * self.times["ttl"]))
-        elif kind == "process dies":
-            world.schedule.kill(element.hosts[-1])
-        elif kind == "all suspended":
-            for other in world.controller.running():
-                for host in other.hosts:
-                    world.schedule.pause(host, 3 * self.times["ttl"])
-
-    def begin_outage(self, rng: random.Random) -> None:
-        """A service does not answer for a while: requests, or replies, are lost."""
-        now = self.world.schedule.now
-        fault = rng.choice(_FAULTS)
-        # In a short one a request is given up, and what follows from that gets an answer.
-        length_s = rng.choice((rng.uniform(20, 45), rng.uniform(30, 400)))
-        outage = Outage(now, now + length_s, rng.choice(_AWAY), fault)
-        self.world.say(f"outage: {outage}")
-        self.world.outages.append(outage)
-
-    def throttle_partition(self, rng: random.Random) -> None:
-        """One partition of the table is hot: requests to it are refused for a while."""
-        world = self.world
-        job = world.job()
-        shards = [] if job is None else [task_pk(JOB, shard) for shard in range(job.shards)]
-        hot = rng.choice([job_pk(JOB), *rng.sample(shards, min(2, len(shards)))])
-        what = f"{rng.choice(('table', 'table write'))} {hot}"
-        now = world.schedule.now
-        world.outages.append(Outage(now, now + rng.uniform(10, 200), what, "throttled"))
-        world.say(f"throttled: {what}")
-
-    def aim(self, rng: random.Random) -> None:
-        """An outage of the table begins right when a process makes a certain request."""
-        what, fault = rng.choice(("table", "table write")), rng.choice(_FAULTS)
-        alone = rng.random() < 0.7
-        aims = [Aim(rng.choice(_AIMED), rng.uniform(15, 60), what, fault, alone)]
-        if rng.random() < 0.3:
-            # A worker is cut off, and the one that takes its task, too: the first one comes back.
-            ttl_s = self.times["ttl"]
-            aims = [
-                Aim(
-                    "heartbeat", rng.uniform(1.5, 2.5) * ttl_s, "table", "lost_request", alone=True
-                ),
-                Aim("steal", 2 * ttl_s, "table", "lost_reply", alone=True),
-            ]
-        self.world.say(f"{aims}")
-        self.world.outages.aims.extend(aims)
-
-    def delay(self, rng: random.Random) -> None:
-        """A certain request of a process arrives late; the same one of others comes first."""
-        of_limit = self.shape.limited and rng.random() < 0.5
-        name = rng.choice(_DELAYED_OF_LIMIT if of_limit else _DELAYED)
-        length_s = rng.uniform(3, 18)
-        self.world.outages.aims.append(
-            Aim(name, length_s, "table write", "lost_request", alone=True)
-        )
-
-    def lose_rows(self, rng: random.Random) -> None:
-        """The rows of a worker's tasks are lost while it stands still; the user repairs the job.
-
-        The new rows know only the attempts that have left objects. So they may give an attempt's
-        number again, to another owner. Then the worker dies, and its supervisor reports.
-        """
-        world = self.world
-        leased = [row for row in world.task_rows() if row.state is TaskState.LEASED]
-        owners = sorted({row.owner for row in leased if row.owner in world.owners})
-        job = world.job()
-        if not owners or job is None or not world.conditional_put:
-            return
-        owner = rng.choice(owners)
-        host, lost = world.owners[owner], {row.sk for row in leased if row.owner == owner}
-        world.schedule.pause(host, 6 * self.times["ttl"])
-        for row in leased:
-            if row.owner == owner:
-                world.rows.delete(task_pk(JOB, shard_of(row.sequence, job.shards)), row.sk)
-                world.seen.attempts.pop(row.sk, None)
-
-        def leased_again(name: str, _before: Row, after: Row) -> None:
-            if name == "claim" and after["sk"] in lost:
-                lost.discard(str(after["sk"]))
-                if not lost:
-                    world.schedule.kill(host)
-
-        world.rows.watchers.append(leased_again)
-        self._until_done("repair", _repair_whole)
-
-    def _damage(self, rng: random.Random) -> None:
-        """An object of the input is damaged; the user restores it before a retry."""
-        objects = self.world.objects.objects
-        segments = sorted(key for key in objects if "/segment-" in key)
-        if segments:
-            key = rng.choice(segments)
-            self._damaged.setdefault(key, objects[key])
-            objects[key] = b"?" + objects[key][1:]
-
-    def _restore(self) -> None:
-        self.world.objects.objects.update(self._damaged)
-        self._damaged.clear()
+            self.troubles.happen(kind, rng)
 
     # --- the user's commands ----------------------------------------------------
 
@@ -571,104 +409,14 @@ def _submit(run: Backfill) -> Verb:
     return lambda services: api.submit(services, run.config(), log=run.log)
 
 
-def _retry(services: Services) -> Any:
-    classes = [error_class.value for error_class in ErrorClass]
-    return api.retry(services, JOB, classes, log=_quiet)
-
-
-def _aggregate(services: Services) -> Any:
-    return api.aggregate(services, JOB, log=_quiet)
-
-
-def _collect(services: Services) -> Any:
-    return gc.collect(services, JOB, older_than_s=_GC_AGE_S, log=_quiet)
-
-
-def _repair(services: Services) -> Any:
-    """Repair a job whose rows are all there, perhaps beside its workers."""
-    result = repair(services, JOB, log=_quiet)
-    broken = [line for line in result.unrepaired if "is done, but" in line]
-    if broken:
-        raise Violation(f"repair calls a task broken that is not: {broken[0]}")
-    return result
-
-
-def _repair_whole(services: Services) -> Any:
-    """Repair again where a list was behind."""
-    result = _repair(services)
-    if result.unrepaired:
-        raise ServiceError("; ".join(result.unrepaired))
-    return result
-
-
-def _resume(services: Services) -> Any:
-    return control.resume(services, JOB, log=_quiet)
-
-
-def _resubmit(services: Services) -> Any:
-    status = read_status(services, JOB)
-    if status.workers_gone:
-        return api.resubmit(services, JOB, max_resubmits=100, log=_quiet)
-    return None
-
-
-def _add_workers(services: Services) -> Any:
-    return control.add_workers(services, JOB, 1, log=_quiet)
-
-
-def _quiet(_line: str) -> None:
-    pass
-
-
 _COMMANDS: dict[str, Callable[[Backfill], Verb]] = {
     "pause": lambda run: partial(control.pause, job_id=JOB, actor=run.someone()),
-    "resume": lambda _run: _resume,
+    "resume": lambda _run: resume,
     "submit": _submit,
-    "add workers": lambda _run: _add_workers,
+    "add workers": lambda _run: add_workers,
     "cancel": lambda run: run.cancels.cancel,
-    "repair": lambda _run: _repair,
+    "repair": lambda _run: repair_job,
     "status": lambda _run: checked_status,
     "dead workers": lambda _run: checked_failures,
-    "resubmit": lambda _run: _resubmit,
-}
-#: What happens to running elements, and how likely it is.
-_OF_ELEMENTS = {
-    "node fails": 3,
-    "out of memory": 1,
-    "preempted": 2,
-    "suspended": 3,
-    "process dies": 3,
-    "all suspended": 1,
-}
-_TROUBLES = {
-    **_OF_ELEMENTS,
-    "outage": 3,
-    "hot partition": 1,
-    "aimed outage": 3,
-    "delayed request": 3,
-    "row lost": 1,
-    "slurmctld": 1,
-    "slurmdbd": 1,
-    "slurmctld's state": 0.5,
-    "scancel": 1,
-    "login node": 1,
-    "refusals": 1,
-    "damage": 1,
-    "pause": 1,
-    "resume": 2,
-    "submit": 2,
-    "add workers": 1,
-    "cancel": 1,
-    "repair": 1,
-    "status": 2,
-    "dead workers": 0.5,
-    "resubmit": 2,
-}
-#: Troubles of the services.
-_OF_SERVICES: dict[str, Callable[[Backfill, random.Random], None]] = {
-    "outage": lambda run, rng: run.begin_outage(rng),
-    "hot partition": lambda run, rng: run.throttle_partition(rng),
-    "aimed outage": lambda run, rng: run.aim(rng),
-    "delayed request": lambda run, rng: run.delay(rng),
-    "row lost": lambda run, rng: run.lose_rows(rng),
+    "resubmit": lambda _run: resubmit,
 }
