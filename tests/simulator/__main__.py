@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.simulator.backfill import Backfill
+from tests.simulator.checks.rows import Violation
 from tests.simulator.coverage import Coverage
+from tests.simulator.engine.reduction import Reduction
+from tests.simulator.engine.shrink import Run, failure_of, shrink, time_line
 from tests.simulator.limits import LimitSimulation
-from tests.simulator.reduction import Reduction
-from tests.simulator.run import Simulation, Violation
-from tests.simulator.shrink import Run, failure_of, shrink, time_line
+from tests.simulator.run import Simulation
 
 _CHUNK = 10
 #: With so many seeds, a statement that is seldom applied or refused is an error of the simulator.

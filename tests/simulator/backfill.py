@@ -23,30 +23,15 @@ from airflow_slurm_provider.coordinator.watcher import Watcher
 from slurm_worker.errors import ErrorClass, UserError
 from slurm_worker.protocol.keys import TaskState, shard_count
 from tests.simulator import handler as handlers
-from tests.simulator.account import drawn_variables
-from tests.simulator.chance import alarms, scratch, seeded
 from tests.simulator.checks.cancels import Cancels
 from tests.simulator.checks.moments import Moments
 from tests.simulator.checks.others import checked_failures, checked_status
 from tests.simulator.checks.plans import Plans
 from tests.simulator.checks.publications import Publications
-from tests.simulator.cluster import ClusterRules, Controller
-from tests.simulator.coverage import Coverage
-from tests.simulator.fleet import Fleet
-from tests.simulator.handler import SimHandler
-from tests.simulator.login_node import LoginNode, SlurmFaults
-from tests.simulator.promises import Promises
-from tests.simulator.publishers import KEPT_S, use_for_weeks
-from tests.simulator.reduction import WHOLE, Reduction
-from tests.simulator.run import Report, Violation, check_rules
-from tests.simulator.schedule import Host, Overrun, Schedule
-from tests.simulator.seen import Seen
-from tests.simulator.shape import Shape
-from tests.simulator.stores.credentials import FASTER
-from tests.simulator.stores.outages import FaultRates
-from tests.simulator.troubles import OF_ELEMENTS, TROUBLES, Troubles
-from tests.simulator.user import Command, Stuck, User, Verb
-from tests.simulator.verbs import (
+from tests.simulator.checks.rows import Violation, check_rules
+from tests.simulator.commands.publishers import KEPT_S, use_for_weeks
+from tests.simulator.commands.user import Command, Stuck, User, Verb
+from tests.simulator.commands.verbs import (
     GC_AGE_S,
     add_workers,
     aggregate,
@@ -58,6 +43,22 @@ from tests.simulator.verbs import (
     resume,
     retry,
 )
+from tests.simulator.coverage import Coverage
+from tests.simulator.engine.chance import alarms, scratch, seeded
+from tests.simulator.engine.reduction import WHOLE, Reduction
+from tests.simulator.engine.schedule import Host, Overrun, Schedule
+from tests.simulator.engine.seen import Seen
+from tests.simulator.fleet import Fleet
+from tests.simulator.handler import SimHandler
+from tests.simulator.promises import Promises
+from tests.simulator.run import Report
+from tests.simulator.shape import Shape
+from tests.simulator.slurm.account import drawn_variables
+from tests.simulator.slurm.cluster import ClusterRules, Controller
+from tests.simulator.slurm.login_node import LoginNode, SlurmFaults
+from tests.simulator.stores.credentials import FASTER
+from tests.simulator.stores.outages import FaultRates
+from tests.simulator.troubles import OF_ELEMENTS, TROUBLES, Troubles
 from tests.simulator.world import BUCKET, INPUT, JOB, World
 
 _EPOCH = 1_700_000_000.0

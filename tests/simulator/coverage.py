@@ -10,7 +10,7 @@ from types import ModuleType
 
 from slurm_worker.protocol.statements import jobs, tasks
 from slurm_worker.rate_limits import statements as limits
-from tests.simulator.seen import Seen
+from tests.simulator.engine.seen import Seen
 from tests.simulator.stores.rows import WatchedRows
 
 #: The first two have one condition, that the row exists, and it always does. A done row has the

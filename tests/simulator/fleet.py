@@ -21,8 +21,8 @@ from slurm_worker.protocol.keys import TaskId, split_s3_uri
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_history import Crash
 from slurm_worker.protocol.task_table import TaskTable
-from tests.simulator.cluster import ArrayElement
-from tests.simulator.schedule import Killed, SimClock, SimSignal, SimThreads
+from tests.simulator.engine.schedule import Killed, SimClock, SimSignal, SimThreads
+from tests.simulator.slurm.cluster import ArrayElement
 from tests.simulator.stores.rows import SimRows
 from tests.simulator.world import JOB, World
 

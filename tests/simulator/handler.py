@@ -12,7 +12,7 @@ from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.decorators import batch
 from slurm_worker.errors import ErrorClass, FatalError, ItemError, RateLimited
 from slurm_worker.execution.context import Context
-from tests.simulator.schedule import Killed
+from tests.simulator.engine.schedule import Killed
 from tests.simulator.world import World
 
 #: Items of a call of the batch handler.

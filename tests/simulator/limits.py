@@ -21,11 +21,11 @@ from slurm_worker.protocol.ports import Rows, int_of
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound as bound_of
 from slurm_worker.rate_limits.slices import slice_of
+from tests.simulator.checks.rows import Violation, check_rules
 from tests.simulator.coverage import Coverage
-from tests.simulator.reduction import WHOLE, Reduction
-from tests.simulator.run import Violation, check_rules
-from tests.simulator.schedule import Host, Overrun, Schedule, SimClock
-from tests.simulator.seen import Seen
+from tests.simulator.engine.reduction import WHOLE, Reduction
+from tests.simulator.engine.schedule import Host, Overrun, Schedule, SimClock
+from tests.simulator.engine.seen import Seen
 from tests.simulator.stores.network import Network
 from tests.simulator.stores.outages import FaultRates
 from tests.simulator.stores.rows import SimRows, WatchedRows, remember

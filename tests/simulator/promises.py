@@ -9,10 +9,10 @@ from tests.simulator.checks.cancels import token_of
 from tests.simulator.checks.dataset import check_dataset, read_manifest
 from tests.simulator.checks.outcomes import Outcomes, check_ends
 from tests.simulator.checks.rounds import Rounds
+from tests.simulator.checks.rows import Violation, check_decisions, check_ended
 from tests.simulator.checks.status import check_status
-from tests.simulator.cluster import Array
 from tests.simulator.handler import SimHandler
-from tests.simulator.run import Violation, check_decisions, check_ended
+from tests.simulator.slurm.cluster import Array
 from tests.simulator.world import World
 
 

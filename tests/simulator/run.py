@@ -8,10 +8,9 @@ import json
 import random
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +39,23 @@ from slurm_worker.protocol.keys import (
     task_pk,
 )
 from slurm_worker.protocol.paths import JobPaths
-from slurm_worker.protocol.ports import ObjectStore, Row, Rows
+from slurm_worker.protocol.ports import ObjectStore, Rows
 from slurm_worker.protocol.slices import Slice, pack_slice
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import MemoryObjects
-from tests.simulator.chance import scratch
+from tests.simulator.accidents import Accidents
+from tests.simulator.checks.rows import Violation, check_decisions, check_ended, check_rules
 from tests.simulator.coordinator import Cluster, Coordinator, OpenRound
 from tests.simulator.coverage import Coverage
+from tests.simulator.engine.chance import scratch
+from tests.simulator.engine.reduction import WHOLE, Reduction
+from tests.simulator.engine.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
+from tests.simulator.engine.seen import Seen
 from tests.simulator.fleet import Silent
-from tests.simulator.reduction import WHOLE, Reduction
-from tests.simulator.schedule import Host, Killed, Overrun, Schedule, SimClock, SimThreads
-from tests.simulator.seen import Seen
 from tests.simulator.stores.network import Network
 from tests.simulator.stores.objects import SimObjects
-from tests.simulator.stores.outages import Aim, FaultRates, Outage, Outages
+from tests.simulator.stores.outages import FaultRates, Outage, Outages
 from tests.simulator.stores.rows import SimRows, WatchedRows, remember
 
 _JOB = JobId("simulated")
@@ -74,49 +75,6 @@ _PATIENCE_S = 500.0
 _MOST_SUBMISSIONS = 4
 #: Requests of a retry; it may be interrupted after any of them.
 _POINTS = ("query", "put", "round open", "get", "reopen", "job open", "sbatch", "submitted")
-
-
-class Violation(Exception):
-    """A promise was broken."""
-
-
-def check_rules(rows: WatchedRows) -> None:
-    """No write has broken a rule of its row.
-
-    Raises:
-        Violation: naming the first.
-    """
-    if rows.broken:
-        raise Violation(rows.broken[0])
-
-
-def check_decisions(seen: Seen) -> None:
-    """Each marker has had one content, and the attempts of each task rise.
-
-    Raises:
-        Violation: naming the marker or the task.
-    """
-    for key, bodies in seen.markers.items():
-        if len(bodies) > 1:
-            raise Violation(f"{key} had {len(bodies)} different contents")
-    for task, attempts in seen.attempts.items():
-        if any(later <= earlier for earlier, later in pairwise(attempts)):
-            raise Violation(f"attempts of {task} do not rise: {attempts}")
-
-
-def check_ended(rows: Mapping[TaskId, TaskRow], markers: Mapping[TaskId, Marker]) -> None:
-    """Each task has ended, and what is done has the marker that its row names.
-
-    Raises:
-        Violation: naming the task.
-    """
-    for task, row in rows.items():
-        if not row.state.terminal:
-            raise Violation(f"{task} is {row.state.value} at the end")
-        if row.state is TaskState.DONE and task not in markers:
-            raise Violation(f"{task} is done without a marker")
-        if row.state is TaskState.DONE and markers[task].attempt != row.winner:
-            raise Violation(f"{task}: the row and the marker name different winners")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +208,10 @@ class Simulation:
         #: Interrupted or paused calls of the user, and running ones.
         self.cut = self.under_way = 0
         self.lives: list[tuple[float, float]] = []
-        #: When single workers do not reach the table.
-        self.cuts = Outages()
-        #: Workers whose next commit is late.
-        self.late: set[Host] = set()
-        #: Sort keys of tasks whose holders stand still.
-        self.poisoned: set[str] = set()
-        #: Sort keys of tasks whose next holder loses them, too; and these holders' predecessors.
-        self.twice: set[str] = set()
-        self.thieves: dict[str, str] = {}
-        #: When the last late commit arrives.
-        self.late_until = 0.0
-        self.rows.watchers.append(self._leased)
+        self.accidents = Accidents(
+            self.schedule, self.seen, self.objects, self._paths, _LEASE, self._task_rows
+        )
+        self.rows.watchers.append(self.accidents.leased)
 
     def run(self) -> Report:
         """Run it and check every promise.
@@ -325,8 +275,8 @@ class Simulation:
 
     @property
     def _faults_end(self) -> float:
-        ends: list[float] = [each.end for each in (*self.outages, *self.cuts)]
-        return max([self.rates.until, self.late_until, *ends])
+        ends: list[float] = [each.end for each in (*self.outages, *self.accidents.cuts)]
+        return max([self.rates.until, self.accidents.late_until, *ends])
 
     def _work_off(self, round_no: int) -> None:
         """Slurm keeps the workers running until every task has ended."""
@@ -461,87 +411,12 @@ class Simulation:
             self.schedule.pause(each, seconds)
 
     def cut_off(self, _host: Host, rng: random.Random) -> None:
-        """A holder reaches no service, or gets no reply, until its task was stolen; see `_leased`.
-
-        With replies lost, it gives its task back, and does not know it.
-        """
-        rows = self._task_rows()
-        if any(row.state is TaskState.READY for row in rows):
-            return  # Nobody steals before these are leased.
-        holders = {row.owner for row in rows if row.state is TaskState.LEASED}
-        of_live = sorted(each.name for each in self.live if each.name in holders)
-        for name in of_live[-1:]:
-            now, fault = (
-                self.schedule.now,
-                rng.choice(("lost_request", "lost_request", "lost_reply")),
-            )
-            self.cuts.append(Outage(now, now + 4 * _LEASE.ttl_s, "", fault, name))
-            if rng.random() < 0.4:
-                self.twice.update(row.sk for row in rows if row.owner == name)
+        """See `Accidents.cut_off`."""
+        self.accidents.cut_off(self.live, rng)
 
     def commit_late(self, host: Host, _rng: random.Random) -> None:
-        """The next commit of a process is late; see `_before_put`."""
-        self.late.add(host)
-
-    def _before_put(self, host: Host, key: str) -> None:
-        """The commit of a worker stays under way for long, and others give its task up.
-
-        They can't read it, or lose it again and again.
-        """
-        if host not in self.late or not key.endswith(".done"):
-            return
-        self.late.discard(host)
-        rows = [row for row in self._task_rows() if self._paths.done(row.task) == key]
-        if not rows:
-            return  # It was lost.
-        row, rng = rows[0], self.seen.rng_of(f"{host.name} commits late")
-        damaged = rng.random() < 0.5
-        away_s = rng.uniform(*((4, 8) if damaged else (14, 22))) * _LEASE.ttl_s
-        self.schedule.pause(host, away_s)
-        self.late_until = max(self.late_until, self.schedule.now + away_s)
-        if damaged:
-            self._damage(row.where)
-        else:
-            self.poisoned.add(row.sk)
-            # Two of the others give it up.
-            self.cuts.aims.append(
-                Aim("quarantine", rng.uniform(3, 18), "table", "lost_request", alone=True)
-            )
-
-    def _damage(self, where: Slice) -> None:
-        segment = self._paths.segment(0, where.segment)
-        body = bytearray(self.objects.objects[segment])
-        body[where.offset] ^= 1
-        self.objects.put(segment, bytes(body))
-
-    def _leased(self, name: str, before: Row, after: Row) -> None:
-        """What becomes of the new holder of a task, and of the former one."""
-        if name not in ("claim", "steal"):
-            return
-        host, now = self.schedule.current.host, self.schedule.now
-        if after["sk"] in self.poisoned and now < self.late_until:
-            self.schedule.pause(host, 2 * _LEASE.ttl_s)
-        if name == "steal":
-            self._stolen(host, str(after["sk"]), str(before["owner"]), str(after["owner"]))
-
-    def _stolen(self, host: Host, sk: str, former: str, owner: str) -> None:
-        """A holder that was cut off comes back while the new one works, or the one after it."""
-        now, ttl_s = self.schedule.now, _LEASE.ttl_s
-        if sk in self.twice and any(cut.host == former and now < cut.end for cut in self.cuts):
-            self.twice.discard(sk)
-            self.thieves[owner] = former
-            self.schedule.pause(host, 2 * ttl_s)
-            return
-        away = self.thieves.pop(former, former)
-        for place, cut in enumerate(self.cuts):
-            if cut.host == away and now < cut.end:
-                self.cuts[place] = replace(cut, end=now + 1.0)
-                self.schedule.pause(host, ttl_s / 2)
-                if away != former:
-                    # Its loss is excused twice: the first reply is lost.
-                    self.cuts.aims.append(
-                        Aim("excuse loss", ttl_s / 2, "table write", "lost_reply", alone=True)
-                    )
+        """See `Accidents.commit_late`."""
+        self.accidents.commit_late(host)
 
     def lose_row(self, _host: Host, rng: random.Random) -> None:
         """The row of a task that is leased is lost, and made again by a repair.
@@ -604,8 +479,8 @@ class Simulation:
             rng,
             self.rates,
             self.seen,
-            self.outages or self.cuts,
-            before_put=partial(self._before_put, host),
+            self.outages or self.accidents.cuts,
+            before_put=partial(self.accidents.before_put, host),
         )
         clock, threads = SimClock(self.schedule, host), SimThreads(self.schedule, host)
         rows: Rows = SimRows(self.rows, network, self.seen)

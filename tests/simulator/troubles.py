@@ -8,7 +8,7 @@ from collections.abc import Callable
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.protocol.keys import TaskState, job_pk, shard_of, task_pk
 from slurm_worker.protocol.ports import Row
-from tests.simulator.cluster import BREAKDOWNS, ArrayElement
+from tests.simulator.slurm.cluster import BREAKDOWNS, ArrayElement
 from tests.simulator.stores.outages import Aim, Outage
 from tests.simulator.world import JOB, World
 

@@ -19,10 +19,10 @@ from slurm_worker.protocol.keys import JobId, TaskState
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
-from tests.simulator.cluster import ArrayElement, Controller
-from tests.simulator.login_node import LoginNode, SimTransport
-from tests.simulator.schedule import Host, Schedule, SimClock
-from tests.simulator.seen import Seen
+from tests.simulator.engine.schedule import Host, Schedule, SimClock
+from tests.simulator.engine.seen import Seen
+from tests.simulator.slurm.cluster import ArrayElement, Controller
+from tests.simulator.slurm.login_node import LoginNode, SimTransport
 from tests.simulator.stores.credentials import ROLE, Signer, Sts
 from tests.simulator.stores.network import Network
 from tests.simulator.stores.objects import SimObjects, WatchedObjects

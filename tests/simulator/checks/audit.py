@@ -9,7 +9,7 @@ from slurm_worker.protocol.ports import Row, int_of
 from slurm_worker.protocol.task_history import TaskEvent
 from slurm_worker.protocol.task_table import HISTORY_LIMIT
 from slurm_worker.protocol.tasks import TaskRow
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.stores.rows import RECORDED
 from tests.simulator.world import World
 

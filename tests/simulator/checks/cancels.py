@@ -7,8 +7,8 @@ from typing import Any
 from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.submission import control
 from airflow_slurm_provider.slurm.states import ElementState
-from tests.simulator.cluster import Array, ArrayElement
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
+from tests.simulator.slurm.cluster import Array, ArrayElement
 from tests.simulator.world import JOB, World
 
 _WAITS_OR_RUNS = (ElementState.PENDING, ElementState.RUNNING)

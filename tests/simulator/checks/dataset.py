@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.world import World
 
 

@@ -12,8 +12,8 @@ import json
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.keys import RoundState, TaskId
 from slurm_worker.protocol.ports import Row, int_of
-from tests.simulator.run import Violation
-from tests.simulator.schedule import Host
+from tests.simulator.checks.rows import Violation
+from tests.simulator.engine.schedule import Host
 from tests.simulator.world import World
 
 

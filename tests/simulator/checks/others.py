@@ -8,8 +8,8 @@ from airflow_slurm_provider.coordinator.status.dead_workers import (
     find_worker_failures,
 )
 from airflow_slurm_provider.coordinator.status.progress import JobStatus, read_status
-from tests.simulator.cluster import FOREIGN_END, FOREIGN_STATE
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
+from tests.simulator.slurm.cluster import FOREIGN_END, FOREIGN_STATE
 from tests.simulator.world import JOB
 
 _OF_OTHERS = {FOREIGN_STATE.value, FOREIGN_END.value}

@@ -13,8 +13,8 @@ from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.job_store import Marker
 from slurm_worker.protocol.keys import TaskId
 from slurm_worker.protocol.tasks import TaskRow
+from tests.simulator.checks.rows import Violation
 from tests.simulator.handler import SimHandler
-from tests.simulator.run import Violation
 from tests.simulator.world import World
 
 

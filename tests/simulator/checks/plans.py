@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from slurm_worker.protocol import keys
 from slurm_worker.protocol.ports import Row
-from tests.simulator.run import Violation
-from tests.simulator.schedule import Host
+from tests.simulator.checks.rows import Violation
+from tests.simulator.engine.schedule import Host
 from tests.simulator.world import JOB, World
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.stores.objects import WatchedObjects
 from tests.simulator.world import World
 

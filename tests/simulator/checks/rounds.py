@@ -11,7 +11,7 @@ from slurm_worker.protocol.keys import MAX_TASKS, TaskId, TaskState, parse_task_
 from slurm_worker.protocol.ports import Row
 from slurm_worker.protocol.tasks import TaskRow
 from tests.simulator.checks.outcomes import Outcomes
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.world import World
 
 _GIVEN_UP = (TaskState.FAILED, TaskState.QUARANTINED)

@@ -10,7 +10,7 @@ from airflow_slurm_provider.coordinator.status.progress import read_progress
 from slurm_worker.protocol.keys import TaskId
 from slurm_worker.protocol.tasks import TaskRow
 from tests.simulator.checks.outcomes import Outcomes
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.world import JOB, World
 
 

@@ -22,8 +22,8 @@ from unittest import mock
 from greenlet import getcurrent, greenlet
 
 from slurm_worker.aggregate.job import aggregation
-from tests.simulator.chance import run_now
-from tests.simulator.schedule import Killed
+from tests.simulator.engine.chance import run_now
+from tests.simulator.engine.schedule import Killed
 
 T = TypeVar("T")
 #: The time of day at which a world begins, in seconds.

@@ -25,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from tests.simulator.checks.rows import Violation
 from tests.simulator.exhaustive.machine import (
     READ_FAULTS,
     WRITE_FAULTS,
@@ -33,7 +34,6 @@ from tests.simulator.exhaustive.machine import (
     What,
 )
 from tests.simulator.exhaustive.process import Request
-from tests.simulator.run import Violation
 
 _NOBODY = -1
 #: A number of ways that was not counted yet.

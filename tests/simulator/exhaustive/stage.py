@@ -20,11 +20,11 @@ from slurm_worker.protocol.keys import TaskId, TaskState
 from slurm_worker.protocol.task_table import TaskTable
 from slurm_worker.protocol.tasks import TaskRow
 from slurm_worker.testing import ManualClock, MemoryObjects, MemoryRows
+from tests.simulator.checks.rows import Violation, check_ended
 from tests.simulator.exhaustive import programs
 from tests.simulator.exhaustive.machine import LONG_S, Machine, State, What
 from tests.simulator.exhaustive.programs import BUCKET, INPUT, JOB, PATHS, Verb, command
 from tests.simulator.exhaustive.shared import Shared
-from tests.simulator.run import Violation, check_ended
 
 #: A user repeats a command so often at most.
 _MOST_TRIES = 6

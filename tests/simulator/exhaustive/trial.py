@@ -15,6 +15,7 @@ from airflow_slurm_provider.coordinator.planning import initial_round
 from slurm_worker.node import task_finder
 from slurm_worker.protocol.generations import open_round
 from slurm_worker.protocol.ports import Statement
+from tests.simulator.checks.rows import Violation
 from tests.simulator.coordinator import OpenRound
 from tests.simulator.exhaustive.machine import Machine, State
 from tests.simulator.exhaustive.process import Request, decided
@@ -22,7 +23,6 @@ from tests.simulator.exhaustive.programs import PATHS, Edges, command, in_memory
 from tests.simulator.exhaustive.search import Bounds, Found, Search
 from tests.simulator.exhaustive.stage import Stage
 from tests.simulator.exhaustive.worlds import World
-from tests.simulator.run import Violation
 
 _LONGEST = 100
 _USUAL = Bounds()

@@ -18,11 +18,11 @@ from airflow_slurm_provider.slurm.array_state import ArrayKey
 from slurm_worker.errors import ErrorClass
 from slurm_worker.protocol.job_rows import job_name
 from slurm_worker.protocol.keys import task_pk, task_sk
+from tests.simulator.checks.rows import Violation
 from tests.simulator.exhaustive.machine import State
 from tests.simulator.exhaustive.process import Request
 from tests.simulator.exhaustive.programs import JOB, PATHS, Verb
 from tests.simulator.exhaustive.stage import Job, Stage, quiet, submit
-from tests.simulator.run import Violation
 
 _CLASSES = [error_class.value for error_class in ErrorClass]
 

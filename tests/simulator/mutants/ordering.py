@@ -19,8 +19,8 @@ from greenlet import getcurrent
 
 from slurm_worker.protocol.ports import Applied, Refused, Row, Statement
 from slurm_worker.testing import MemoryRows
-from tests.simulator.login_node import SimTransport
 from tests.simulator.mutants.runs import Kind
+from tests.simulator.slurm.login_node import SimTransport
 from tests.simulator.stores.objects import SimObjects
 from tests.simulator.stores.rows import SimRows, statement_name
 

@@ -7,8 +7,9 @@ from enum import Enum
 from typing import TypeAlias
 
 from tests.simulator.backfill import Backfill
+from tests.simulator.checks.rows import Violation
 from tests.simulator.limits import LimitSimulation
-from tests.simulator.run import Simulation, Violation
+from tests.simulator.run import Simulation
 from tests.simulator.stores.rows import WatchedRows
 
 Run: TypeAlias = Simulation | Backfill | LimitSimulation

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from tests.simulator.backfill import Backfill
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 
 #: Within so many seeds each fault must be found.
 MOST_SEEDS = 1_000

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from slurm_worker.errors import ServiceError, Throttled
-from tests.simulator.schedule import Host, Schedule
-from tests.simulator.seen import Seen
+from tests.simulator.engine.schedule import Host, Schedule
+from tests.simulator.engine.seen import Seen
 from tests.simulator.stores.outages import FaultRates, Outage, Outages
 from tests.simulator.stores.recent import Recent
 

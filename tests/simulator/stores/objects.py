@@ -11,7 +11,7 @@ from slurm_worker.protocol.ports import (
     StoredObject,
 )
 from slurm_worker.testing import MemoryObjects
-from tests.simulator.seen import Seen
+from tests.simulator.engine.seen import Seen
 from tests.simulator.stores.network import Conflict, Network
 
 T = TypeVar("T")

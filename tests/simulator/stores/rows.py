@@ -17,9 +17,9 @@ from slurm_worker.protocol.ports import (
     int_of,
 )
 from slurm_worker.testing import MemoryRows
+from tests.simulator.engine.schedule import Schedule
+from tests.simulator.engine.seen import Seen
 from tests.simulator.rules import broken_rule
-from tests.simulator.schedule import Schedule
-from tests.simulator.seen import Seen
 from tests.simulator.stores.network import Network
 from tests.simulator.stores.recent import Recent
 

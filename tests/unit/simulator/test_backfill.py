@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tests.simulator.backfill import Backfill
+from tests.simulator.checks.rows import Violation
 from tests.simulator.coverage import Coverage, statement_names
 from tests.simulator.limits import LimitSimulation
-from tests.simulator.run import Simulation, Violation
+from tests.simulator.run import Simulation
 from tests.simulator.stores.rows import statement_name
 
 SEEDS = 40

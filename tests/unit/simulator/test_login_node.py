@@ -18,10 +18,10 @@ from airflow_slurm_provider.slurm.client import (
 from airflow_slurm_provider.slurm.states import ElementState
 from slurm_worker.errors import ServiceError
 from slurm_worker.node import slurm_variables
-from tests.simulator.cluster import ClusterRules, Controller
-from tests.simulator.login_node import LoginNode, SimTransport, SlurmFaults
-from tests.simulator.schedule import Host, Schedule
-from tests.simulator.seen import Seen
+from tests.simulator.engine.schedule import Host, Schedule
+from tests.simulator.engine.seen import Seen
+from tests.simulator.slurm.cluster import ClusterRules, Controller
+from tests.simulator.slurm.login_node import LoginNode, SimTransport, SlurmFaults
 from tests.simulator.stores.network import Network
 from tests.simulator.stores.outages import FaultRates
 from tests.unit.slurm.fake_slurm import FakeSlurm, Time

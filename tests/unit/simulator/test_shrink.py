@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from tests.simulator.reduction import Reduction
+from tests.simulator.engine.reduction import Reduction
+from tests.simulator.engine.shrink import Failure, Make, failure_of, shrink, time_line
 from tests.simulator.run import Simulation
-from tests.simulator.shrink import Failure, Make, failure_of, shrink, time_line
 from tests.simulator.stores.rows import statement_name
 
 _ALWAYS = "attribute_exists(#pk) OR attribute_not_exists(#pk)"

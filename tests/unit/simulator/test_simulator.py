@@ -12,8 +12,9 @@ from slurm_worker.protocol.keys import TaskId
 from slurm_worker.protocol.paths import JobPaths
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.rate_limits.limiter import RateLimiter, Token
+from tests.simulator.checks.rows import Violation
 from tests.simulator.limits import LimitSimulation, Make
-from tests.simulator.run import Mutation, Simulation, Violation
+from tests.simulator.run import Mutation, Simulation
 from tests.simulator.stores.objects import SimObjects
 
 SEEDS = 150

@@ -19,8 +19,8 @@ from slurm_worker.protocol.ports import Applied, Clock, Refused, Rows, Statement
 from slurm_worker.rate_limits.limiter import RateLimiter, Stopped
 from slurm_worker.rate_limits.slices import bound, safe_rate, slice_of
 from slurm_worker.testing import ManualClock, MemoryRows
+from tests.simulator.engine.schedule import Host, Schedule, SimClock
 from tests.simulator.limits import LimitSimulation, Shape
-from tests.simulator.schedule import Host, Schedule, SimClock
 
 
 def never() -> bool:

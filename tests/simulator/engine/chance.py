@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.simulator.schedule import Schedule
+from tests.simulator.engine.schedule import Schedule
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tests.simulator.reduction import WHOLE, Reduction
-from tests.simulator.run import Violation
-from tests.simulator.seen import Seen
+from tests.simulator.checks.rows import Violation
+from tests.simulator.engine.reduction import WHOLE, Reduction
+from tests.simulator.engine.seen import Seen
 
 
 class Run(Protocol):

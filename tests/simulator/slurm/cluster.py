@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from airflow_slurm_provider.slurm.states import ElementState
-from tests.simulator.schedule import Host, Killed, Schedule, SimSignal
+from tests.simulator.engine.schedule import Host, Killed, Schedule, SimSignal
 
 ACCOUNT = "lab"
 #: Seconds between SIGTERM and SIGKILL.

@@ -21,10 +21,10 @@ from airflow_slurm_provider.slurm.submission import CANCELLED, STALE_ATTEMPT_S, 
 from airflow_slurm_provider.slurm.transport import CommandResult
 from slurm_worker.errors import ServiceError
 from slurm_worker.node import slurm_variables
-from tests.simulator import account
-from tests.simulator.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
-from tests.simulator.schedule import Host, Schedule, SimPending
-from tests.simulator.seen import Seen
+from tests.simulator.engine.schedule import Host, Schedule, SimPending
+from tests.simulator.engine.seen import Seen
+from tests.simulator.slurm import account
+from tests.simulator.slurm.cluster import ACCOUNT, ArrayElement, Controller, SubmitRefused
 from tests.simulator.stores.network import Network
 
 _HOME = "/home/lab"

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.errors import ServiceError, UserError
-from tests.simulator.schedule import Host, Killed, SimSignal
+from tests.simulator.engine.schedule import Host, Killed, SimSignal
 from tests.simulator.world import World
 
 #: What a command does.

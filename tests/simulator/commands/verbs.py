@@ -11,7 +11,7 @@ from airflow_slurm_provider.coordinator.services import Services
 from airflow_slurm_provider.coordinator.status.progress import read_status
 from airflow_slurm_provider.coordinator.submission import control
 from slurm_worker.errors import ErrorClass, ServiceError
-from tests.simulator.run import Violation
+from tests.simulator.checks.rows import Violation
 from tests.simulator.world import JOB
 
 #: Garbage is so old, while the job runs.

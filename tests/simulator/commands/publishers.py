@@ -9,7 +9,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import dataset, spec_store
 from airflow_slurm_provider.coordinator.maintenance import gc
 from airflow_slurm_provider.coordinator.services import Services
-from tests.simulator.user import User, Verb
+from tests.simulator.commands.user import User, Verb
 from tests.simulator.world import JOB, World
 
 #: How old garbage must be in these weeks.

@@ -1,0 +1,1 @@
+"""Time, chance and what is known of a run."""

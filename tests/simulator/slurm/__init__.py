@@ -1,0 +1,1 @@
+"""A twin of a Slurm cluster and its login node."""
