@@ -125,7 +125,7 @@ ARRAY_FAULTS = (
         "cancel skips submissions whose id is not known yet",
         "nodes, on which an array ran on after a cancel that found none",
         "after a cancel that succeeded",
-        21,
+        15,
         put_back=_skips_unknown,
     ),
     OldFault(
@@ -139,7 +139,7 @@ ARRAY_FAULTS = (
         "scancel by number, after slurmctld has lost its state",
         "an unrelated array of the same account",
         "of others, is cancelled",
-        39,
+        15,
         put_back=_cancels_by_number,
     ),
     OldFault(
@@ -160,7 +160,7 @@ ARRAY_FAULTS = (
         "a cancel that Slurm did not carry out is reported as done",
         "nodes, on which the array ran on",
         "after a cancel that succeeded",
-        134,
+        21,
         put_back=_cancels_once,
     ),
 )
