@@ -85,7 +85,7 @@ class Troubles:
         self._damaged: dict[str, bytes] = {}
 
     def happen(self, kind: str, rng: random.Random) -> None:
-        """One of `TROUBLES` that is no command of the user."""
+        """One of `TROUBLES` that is not a command of the user."""
         controller = self._world.controller
         if kind in _OF_SERVICES:
             _OF_SERVICES[kind](self, rng)

@@ -296,7 +296,7 @@ class Search:
             stack = [first]
             while stack:
                 node = stack[-1]
-                # The same edge may have been noted twice.
+                # An edge may be there twice.
                 edges = set(self._edges[node])
                 free = [edge >> 2 for edge in edges if not edge & 3]
                 waiting = [child for child in free if found[child] == _UNKNOWN]
