@@ -426,8 +426,13 @@ class Simulation:
         """
         leased = [row for row in self._task_rows() if row.state is TaskState.LEASED]
         if not self.conditional_put:
-            # Two attempts of one number would propose the same marker.
-            leased = [row for row in leased if self._last_attempt(row.task) == row.attempt]
+            # Two attempts of one number would propose the same marker. And what the table has
+            # decided is lost with the row, so that two attempts would publish.
+            leased = [
+                row
+                for row in leased
+                if not row.winner and self._last_attempt(row.task) == row.attempt
+            ]
         if not leased:
             return
         row, host = rng.choice(leased), Host("repair")
