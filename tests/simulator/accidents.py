@@ -43,6 +43,8 @@ class Accidents:
     late_until: float = 0.0
     #: Workers whose next commit is late.
     _late: set[Host] = field(default_factory=set)
+    #: Workers that stand still in a commit of a task that others can't read.
+    _committing: set[Host] = field(default_factory=set)
     #: Sort keys of tasks whose holders stand still.
     _poisoned: set[str] = field(default_factory=set)
     #: Sort keys of tasks whose next holder loses them, too; and these holders' predecessors.
@@ -88,11 +90,18 @@ class Accidents:
         self.schedule.pause(host, away_s)
         self.late_until = max(self.late_until, self.schedule.now + away_s)
         if damaged:
+            self._committing.add(host)
             self._damage(row.where)
         else:
             self._poisoned.add(row.sk)
             # Two of the others give it up.
             self._aim("quarantine", rng.uniform(3, 18), "table", "lost_request")
+
+    def retried(self) -> None:
+        """A retry has read which tasks have failed: one of them is committed right now."""
+        for host in self._committing:
+            self.schedule.resume(host)
+        self._committing.clear()
 
     def leased(self, name: str, before: Row, after: Row) -> None:
         """What becomes of the new holder of a task, and of the former one."""

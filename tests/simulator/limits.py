@@ -209,6 +209,13 @@ class LimitSimulation:
             if not self.calm and self.schedule.now < self.before_s - 1:
                 number += 1
                 self._trouble(f"w{number}", rng)
+        rng = self.seen.rng_of("midnight")
+        if not self.calm and rng.random() < 0.5 and self.seen.happens("midnight", "end"):
+            # What it gives back may arrive on the next day.
+            worker = rng.choice(self.live)
+            self.live.remove(worker)
+            worker.stops = True
+            self._start(f"w{number + 1}", self.call_s)
         # Right before midnight: what the day's calls have been charged.
         row = self.rows.get(limit_pk(self.config.scope, self.config.name), LIMIT_SK) or {}
         self.used = int_of(row, "used")

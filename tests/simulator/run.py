@@ -203,6 +203,9 @@ class Simulation:
         self.ill = set(self.rng.sample(range(self.tasks), min(self.tasks, 2)))
         if not self.retries:
             self.ill.clear()
+        # Without NTP, a lease that is renewed may look as if it had run out.
+        wrong = not self.limited and self.seen.rng_of("clocks").random() < 0.25
+        self.skew_s = 60.0 if wrong else self.load.skew_s
         self.cluster = Cluster(self._start_workers)
         self.scratch = Path()
         #: Interrupted or paused calls of the user, and running ones.
@@ -353,7 +356,12 @@ class Simulation:
     def _coordinator(
         self, host: Host, rng: random.Random, answered: Callable[[str], None]
     ) -> Coordinator:
-        network = Network(self.schedule, rng, self.rates, self.seen, self.outages, answered)
+        def met(name: str) -> None:
+            if name == "query":
+                self.accidents.retried()
+            answered(name)
+
+        network = Network(self.schedule, rng, self.rates, self.seen, self.outages, met)
         rows, clock = SimRows(self.rows, network, self.seen), SimClock(self.schedule, host)
         return Coordinator(
             JobTable(rows, _JOB, clock),
@@ -463,7 +471,7 @@ class Simulation:
         self.started += 1
         scratch, began = self.scratch / f"{self.started}", self.schedule.now
         rng = self.seen.rng_of(f"w{self.started}")
-        host = Host(f"w{self.started}", rng.uniform(-1, 1) * self.load.skew_s)
+        host = Host(f"w{self.started}", rng.uniform(-1, 1) * self.skew_s)
         self.live.add(host)
 
         def run() -> None:

@@ -175,6 +175,13 @@ class Schedule:
         """Stop all threads of a host for this time, as SIGSTOP does."""
         host.resumes = max(host.resumes, self.now + seconds)
 
+    def resume(self, host: Host) -> None:
+        """End a pause now: the threads that wait for its end continue."""
+        end, host.resumes = host.resumes, self.now
+        for when, _, turn, thread in list(self._queue):
+            if thread.host is host and turn == thread.turn and when == end > self.now:
+                self._enqueue(thread, self.now)
+
     def _live(self, thread: _Thread, function: Callable[[], None]) -> None:
         try:
             if not thread.host.dead and not self.overrun:
