@@ -204,7 +204,7 @@ class Simulation:
         if not self.retries:
             self.ill.clear()
         # Without NTP, a lease that is renewed may look as if it had run out.
-        wrong = not self.limited and self.seen.rng_of("clocks").random() < 0.25
+        wrong = not (self.limited or self.calm) and self.seen.rng_of("clocks").random() < 0.25
         self.skew_s = 60.0 if wrong else self.load.skew_s
         self.cluster = Cluster(self._start_workers)
         self.scratch = Path()
