@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, or of a table in memory, as dicts for JSON, in batches.
+"""Rows of a Parquet or Arrow file, or of a table in memory, as dicts for JSON, in batches.
 
 Types that JSON does not have follow one rule each, so that nothing is rounded, and a handler can
 read the value with the standard library:
@@ -20,7 +20,7 @@ import math
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -35,35 +35,86 @@ _BUFFER_BYTES = 1 << 20
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the rows.
-
-    Raises:
-        ValueError: naming the column that can't be written as JSON, or Arrow's error for a
-            file that is not Parquet.
-    """
+def read_names(path: Path, *, is_ipc: bool = False) -> list[str]:
+    """The names of a file's columns; a ValueError for a file of another format."""
     try:
-        for batch in _batches(path):
-            yield from _rows(batch)
+        if is_ipc:
+            with _open_ipc(path) as file:
+                return list(file.schema.names)
+        with _open(path) as parquet:
+            return list(parquet.schema_arrow.names)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
 
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: Path, columns: Sequence[str] | None = None, *, is_ipc: bool = False
+) -> Iterator[pa.RecordBatch]:
+    """Stream a file's columns, by default all, as batches of at most `_BATCH_ROWS` rows.
+
+    Raises:
+        ValueError: naming the column that can't be read exactly, or Arrow's error for a file of
+            another format.
+    """
+    try:
+        yield from _ipc_batches(path, columns) if is_ipc else _batches(path, columns)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def read_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of a batch; a ValueError names the column that can't be written as JSON."""
+    try:
+        yield from _rows(batch)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """Stream the rows; for errors see `read_batches` and `read_rows`."""
+    for batch in read_batches(path):
+        yield from read_rows(batch)
+
+
+def _ipc_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    with _open_ipc(path) as file:
+        _check_names(file.schema)
+        if isinstance(file, pa.ipc.RecordBatchFileReader):
+            batches = (file.get_batch(at) for at in range(file.num_record_batches))
+        else:
+            batches = iter(file)
+        for batch in batches:
+            chosen = batch if columns is None else batch.select(list(columns))
+            for start in range(0, len(chosen), _BATCH_ROWS):
+                yield chosen.slice(start, _BATCH_ROWS)
+
+
+def _open_ipc(path: Path) -> Any:
+    source = pa.memory_map(str(path)) if path.stat().st_size else pa.py_buffer(b"")
+    try:
+        return pa.ipc.open_file(source)
+    except pa.ArrowInvalid:  # it is a stream
+        return pa.ipc.open_stream(pa.memory_map(str(path)) if path.stat().st_size else source)
+
+
+def _batches(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
     with _open(path) as file:
         _check_names(file.schema_arrow)
-        old = _old_times(file)
+        chosen = None if columns is None else list(columns)
+        old = [name for name in _old_times(file) if chosen is None or name in chosen]
+        options: dict[str, Any] = {"batch_size": _BATCH_ROWS, "columns": chosen}
         if not old:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS)
+            for batch in file.iter_batches(**options):
+                # "a.b" selects the field b of a, too.
+                yield batch if chosen is None else batch.select(chosen)
             return
         # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
         with _open(path, coerce_int96_timestamp_unit="us") as coarse:
             exact = file.iter_batches(batch_size=_BATCH_ROWS, columns=old)
-            batches = coarse.iter_batches(batch_size=_BATCH_ROWS)
-            for batch, nanos in zip(batches, exact, strict=True):
+            for batch, nanos in zip(coarse.iter_batches(**options), exact, strict=True):
                 for name in old:
                     _check_whole(name, batch.column(name), nanos.column(name))
-                yield batch
+                yield batch if chosen is None else batch.select(chosen)
 
 
 def _open(path: Path, **options: Any) -> pq.ParquetFile:

@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 import zlib
 
-from airflow_slurm_provider.coordinator.inputs.files import Bucket, InputFile
-from airflow_slurm_provider.coordinator.inputs.reader import InputFormat, find_input
+from airflow_slurm_provider.coordinator.inputs.files import InputFile
+from airflow_slurm_provider.coordinator.inputs.finding import Bucket
+from airflow_slurm_provider.coordinator.inputs.formats import InputFormat
+from airflow_slurm_provider.coordinator.inputs.reader import Input
 from airflow_slurm_provider.coordinator.services import Log
-from airflow_slurm_provider.coordinator.spec.job_spec import InputSection, JobSpec
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
+from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec
 from airflow_slurm_provider.units import format_count
 from slurm_worker.errors import UserError
 
@@ -39,11 +42,14 @@ def bundle_for(items: int, workers: int) -> int:
     return max(1, smallest, min(LARGEST, wanted))
 
 
-def with_bundle(spec: JobSpec, bucket: Bucket, log: Log) -> JobSpec:
-    """The spec with a bundle: its own, or one that fits the input's size."""
+def with_bundle(spec: JobSpec, bucket: Bucket, log: Log, found: Input | None = None) -> JobSpec:
+    """The spec with a bundle: its own, or one that fits the input's size.
+
+    `found` is the input, if it is listed already.
+    """
     if spec.bundle is not None:
         return spec
-    items = estimate_items(spec.input, bucket)
+    items = estimate_items(spec.input, bucket, found)
     bundle = bundle_for(items, spec.max_workers)
     if items:  # else the input is empty or can't be read: its reader reports what is wrong
         sizes = (format_count(items, "item"), format_count(spec.workers, "worker"))
@@ -57,7 +63,7 @@ def bundle_of(spec: JobSpec) -> int:
     return spec.bundle
 
 
-def estimate_items(source: InputSection, bucket: Bucket) -> int:
+def estimate_items(source: InputSection, bucket: Bucket, found: Input | None = None) -> int:
     """About how many items an input has; the same input gives the same number.
 
     The estimate is made from a Parquet file's footer; from a text file's size and the length of its
@@ -65,11 +71,11 @@ def estimate_items(source: InputSection, bucket: Bucket) -> int:
     read counts as empty: the planner, which reads all of it, reports what is wrong.
     """
     try:
-        form, files = find_input(source, bucket)
-        first = files[0]
-        rows = _rows_of_parquet(first) if form is InputFormat.PARQUET else _lines(first)
-        return math.ceil(rows * sum(file.size for file in files) / max(1, first.size))
-    except (OSError, ValueError, UserError, zlib.error):
+        found = found or Input(source, bucket)
+        first = next(iter(found.files))
+        rows = _rows_of_parquet(first) if found.format is InputFormat.PARQUET else _lines(first)
+        return math.ceil(rows * found.files.size / max(1, first.size))
+    except (OSError, ValueError, UserError, EOFError, zlib.error):
         return 0
 
 

@@ -18,7 +18,7 @@ from airflow_slurm_provider.coordinator.planning.bundle_size import (
     bundle_for,
     estimate_items,
 )
-from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects
