@@ -35,31 +35,59 @@ _BUFFER_BYTES = 1 << 20
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
-def read_names(path: Path, *, is_ipc: bool = False) -> list[str]:
-    """The names of a file's columns; a ValueError for a file of another format."""
-    try:
-        if is_ipc:
-            with _open_ipc(path) as file:
-                return list(file.schema.names)
-        with _open(path) as parquet:
-            return list(parquet.schema_arrow.names)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
+class ArrowFile:
+    """A Parquet or Arrow file on this machine, open; close it by `closing`."""
 
+    def __init__(self, path: Path, *, is_ipc: bool = False) -> None:
+        """Open it; a ValueError if it has another format."""
+        self._path = path
+        try:
+            self._file: Any = _open_ipc(path) if is_ipc else _open(path)
+            self._schema: Any = self._file.schema if is_ipc else self._file.schema_arrow
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+        self._is_ipc = is_ipc
 
-def read_batches(
-    path: Path, columns: Sequence[str] | None = None, *, is_ipc: bool = False
-) -> Iterator[pa.RecordBatch]:
-    """Stream a file's columns, by default all, as batches of at most `_BATCH_ROWS` rows.
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns."""
+        return list(self._schema.names)
 
-    Raises:
-        ValueError: naming the column that can't be read exactly, or Arrow's error for a file of
-            another format.
-    """
-    try:
-        yield from _ipc_batches(path, columns) if is_ipc else _batches(path, columns)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream columns, by default all, as batches of at most `_BATCH_ROWS` rows.
+
+        Raises:
+            ValueError: naming the column that can't be read exactly, or what is damaged.
+        """
+        chosen = None if columns is None else list(columns)
+        _check_names(self._schema)
+        try:
+            found = _ipc_batches(self._file) if self._is_ipc else self._parquet(chosen)
+            for batch in found:
+                # For Parquet, "a.b" selects the field b of a, too.
+                yield batch if chosen is None else batch.select(chosen)
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+
+    def _parquet(self, chosen: list[str] | None) -> Iterator[pa.RecordBatch]:
+        file: pq.ParquetFile = self._file
+        old = [name for name in _old_times(file) if chosen is None or name in chosen]
+        if not old:
+            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=chosen)
+            return
+        # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
+        with _open(self._path, coerce_int96_timestamp_unit="us") as coarse:
+            exact = file.iter_batches(batch_size=_BATCH_ROWS, columns=old)
+            batches = coarse.iter_batches(batch_size=_BATCH_ROWS, columns=chosen)
+            for batch, nanos in zip(batches, exact, strict=True):
+                for name in old:
+                    _check_whole(name, batch.column(name), nanos.column(name))
+                yield batch
+
+    def close(self) -> None:
+        """Close the file, if that is not left to its last reader."""
+        if not self._is_ipc:
+            self._file.close()
 
 
 def read_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -70,51 +98,24 @@ def read_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         raise ValueError(str(error)) from error
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the rows; for errors see `read_batches` and `read_rows`."""
-    for batch in read_batches(path):
-        yield from read_rows(batch)
-
-
-def _ipc_batches(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    with _open_ipc(path) as file:
-        _check_names(file.schema)
-        if isinstance(file, pa.ipc.RecordBatchFileReader):
-            batches = (file.get_batch(at) for at in range(file.num_record_batches))
-        else:
-            batches = iter(file)
-        for batch in batches:
-            chosen = batch if columns is None else batch.select(list(columns))
-            for start in range(0, len(chosen), _BATCH_ROWS):
-                yield chosen.slice(start, _BATCH_ROWS)
+def _ipc_batches(file: Any) -> Iterator[pa.RecordBatch]:
+    if not isinstance(file, pa.ipc.RecordBatchFileReader):
+        batches = iter(file)
+    else:
+        batches = (file.get_batch(at) for at in range(file.num_record_batches))
+    for batch in batches:
+        for start in range(0, len(batch), _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
 
 
 def _open_ipc(path: Path) -> Any:
-    source = pa.memory_map(str(path)) if path.stat().st_size else pa.py_buffer(b"")
+    def content() -> Any:
+        return pa.memory_map(str(path)) if path.stat().st_size else pa.py_buffer(b"")
+
     try:
-        return pa.ipc.open_file(source)
+        return pa.ipc.open_file(content())
     except pa.ArrowInvalid:  # it is a stream
-        return pa.ipc.open_stream(pa.memory_map(str(path)) if path.stat().st_size else source)
-
-
-def _batches(path: Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    with _open(path) as file:
-        _check_names(file.schema_arrow)
-        chosen = None if columns is None else list(columns)
-        old = [name for name in _old_times(file) if chosen is None or name in chosen]
-        options: dict[str, Any] = {"batch_size": _BATCH_ROWS, "columns": chosen}
-        if not old:
-            for batch in file.iter_batches(**options):
-                # "a.b" selects the field b of a, too.
-                yield batch if chosen is None else batch.select(chosen)
-            return
-        # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
-        with _open(path, coerce_int96_timestamp_unit="us") as coarse:
-            exact = file.iter_batches(batch_size=_BATCH_ROWS, columns=old)
-            for batch, nanos in zip(coarse.iter_batches(**options), exact, strict=True):
-                for name in old:
-                    _check_whole(name, batch.column(name), nanos.column(name))
-                yield batch if chosen is None else batch.select(chosen)
+        return pa.ipc.open_stream(content())
 
 
 def _open(path: Path, **options: Any) -> pq.ParquetFile:

@@ -158,29 +158,28 @@ class Input:
         self, file: InputFile, path: Path, columns: _SameColumns, where: RowFilter | None
     ) -> Numbered:
         # pyarrow takes a third of a second to import; the other formats don't need it.
-        from airflow_slurm_provider.coordinator.inputs.parquet import (
-            read_batches,
-            read_names,
-            read_rows,
-        )
+        from airflow_slurm_provider.coordinator.inputs.parquet import ArrowFile, read_rows
 
-        is_ipc = self.format is InputFormat.ARROW
-        names = read_names(path, is_ipc=is_ipc)
-        columns.check(file, names)
-        read = None
-        if self.spec.columns:
-            tested = where.columns_in(names) if where else ()
-            wanted = {*self.spec.columns, *key_columns(self.spec, names), *tested}
-            read = [name for name in names if name in wanted]
-        start = 1
-        for batch in read_batches(path, read, is_ipc=is_ipc):
-            numbers: Iterable[int] = range(start, start + len(batch))
-            start += len(batch)
-            if where is not None:
-                chosen = _chosen(where, batch, file)
-                numbers = [numbers[place] for place in chosen]  # type: ignore[index]  # a range
-                batch = batch.take(_indices(chosen))
-            yield from zip(numbers, _with_fields(file, read_rows(batch)), strict=True)
+        with closing(ArrowFile(path, is_ipc=self.format is InputFormat.ARROW)) as source:
+            columns.check(file, source.names)
+            read = self._columns_to_read(source.names, where)
+            start = 1
+            for batch in source.batches(read):
+                numbers: Sequence[int] = range(start, start + len(batch))
+                start += len(batch)
+                if where is not None:
+                    chosen = _chosen(where, batch, file)
+                    numbers = [numbers[place] for place in chosen]
+                    batch = batch.take(_indices(chosen))
+                yield from zip(numbers, _with_fields(file, read_rows(batch)), strict=True)
+
+    def _columns_to_read(self, names: list[str], where: RowFilter | None) -> list[str] | None:
+        """Those that items, keys and the condition need; None for all."""
+        if not self.spec.columns:
+            return None
+        tested = where.columns_in(names) if where else ()
+        wanted = {*self.spec.columns, *key_columns(self.spec, names), *tested}
+        return [name for name in names if name in wanted]
 
     # --- SQL ------------------------------------------------------------------------
 
