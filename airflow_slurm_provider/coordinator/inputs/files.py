@@ -75,6 +75,8 @@ class InputFile:
                 path = Path(self.name)
             elif isinstance(self.store, RemoteFiles):
                 self.store.download(self.name, path)
+                if self.found.tag and self.store.one(self.name).tag != self.found.tag:
+                    raise self._changed()
             else:
                 self._download(self.store, path)
             self.check(path)

@@ -53,7 +53,7 @@ class RemoteFiles:
 
     def __init__(self, path: str) -> None:
         self.scheme = path.partition("://")[0].lower()
-        self._files = _file_system(self.scheme)
+        self._files = file_system(self.scheme)
 
     def is_folder(self, path: str) -> bool:
         """Whether there are files below an address; never of a web server."""
@@ -122,7 +122,8 @@ class RemoteFiles:
 
 
 @cache
-def _file_system(scheme: str) -> Any:
+def file_system(scheme: str) -> Any:
+    """Fsspec's file system of a scheme; a UserError if there is none here."""
     import fsspec  # type: ignore[import-untyped]  # it has no types
 
     if scheme not in _SCHEMES:

@@ -17,9 +17,10 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, TypeAlias, cast
 
@@ -31,6 +32,9 @@ Item: TypeAlias = dict[str, Any]
 #: A quote that is never closed makes the rest of the file one field; this bounds the memory.
 _MOST_FIELD_BYTES = 1 << 30
 _CHUNK = 1 << 20
+#: Of a sample, as much is decompressed, in such steps.
+_MOST_SAMPLED = 64 << 20
+_SAMPLED = 16 << 10
 _DELIMITERS = ",\t;|"
 _UTF8 = "utf-8"
 #: The longest text that a literal of JSON may be cut within: half of a surrogate pair's escape.
@@ -170,6 +174,25 @@ class _Values:
         self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
         return bool(chunk)
+
+
+def count_rows(sample: bytes, *, are_lines: bool) -> int:
+    """About how many rows there are in the first bytes of a file, which may be compressed."""
+    plain, text = _plain(io.BytesIO(sample)), b""
+    with suppress(EOFError, OSError, zlib.error, lzma.LZMAError):  # the rest is missing
+        while len(text) < _MOST_SAMPLED and (chunk := plain.read(_SAMPLED)):
+            text += chunk
+    if are_lines:
+        return text.count(b"\n") + (not text.endswith(b"\n")) if text else 0
+    values = _Values(io.StringIO(text.decode(errors="replace")))
+    values.take("[")
+    rows = 0
+    with suppress(ValueError, RecursionError):
+        while values.next_character() not in ("", "]"):
+            values.value()
+            values.take(",")
+            rows += 1
+    return rows
 
 
 # --- text ---------------------------------------------------------------------------

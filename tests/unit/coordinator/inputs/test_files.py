@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
+from airflow_slurm_provider.coordinator.inputs import remote
 from airflow_slurm_provider.coordinator.inputs.files import InputFiles
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from slurm_worker.testing import MemoryObjects
@@ -210,3 +218,67 @@ def test_ten_thousand_tiny_files_are_one_input(tmp_path: Path) -> None:
 )
 def test_an_address_that_nothing_reads_is_refused_by_its_scheme(path: str, says: str) -> None:
     assert says in refusal(lambda: open_(no_bucket, path=path, key="id"))
+
+
+# --- other stores ------------------------------------------------------------------
+
+
+class Gcs(MemoryFileSystem):
+    """Google's store as gcsfs shows it: addresses without a slash at the front, and ETags."""
+
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def info(self, path: str, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().info(path, **more)
+        body = self.store.get(found["name"])
+        return found if body is None else {**found, "etag": str(hash(body.getvalue()))}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(str(path).removeprefix("gs://")))
+
+
+@pytest.fixture
+def gcs(data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gcs]:
+    files = Gcs()
+    monkeypatch.setattr(fsspec, "filesystem", lambda _scheme: files)
+    remote.file_system.cache_clear()
+    for path in data.rglob("*.csv"):
+        files.pipe_file(f"gs://lab/in/{path.relative_to(data).as_posix()}", path.read_bytes())
+    yield files
+    Gcs.store.clear()
+    remote.file_system.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a.csv", ["a.csv"]),
+        ("", ["a-b/d.csv", "a.csv", "a/c.csv", "a/deep/f.csv", "b.csv"]),
+        ("*/?.csv", ["a-b/d.csv", "a/c.csv"]),
+    ],
+)
+@pytest.mark.usefixtures("gcs")
+def test_files_of_another_store_are_found_as_those_on_s3(path: str, found: list[str]) -> None:
+    assert keys(path=f"gs://lab/in/{path}", key="id") == found
+
+
+def test_a_file_of_another_store_that_changes_is_refused(gcs: Gcs) -> None:
+    found = open_(path="gs://lab/in/a.csv", key="id")
+    gcs.pipe_file("gs://lab/in/a.csv", b"id\nA.csv\n")
+    assert "gs://lab/in/a.csv changed while" in refusal(lambda: list(found.items()))
+    assert "does not exist" in refusal(lambda: open_(path="gs://lab/in/z.csv", key="id"))
+
+
+def test_a_file_of_a_web_server_is_read(data: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(data))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            assert keys(path=f"{address}/a.csv", key="id") == ["a.csv"]
+            message = refusal(lambda: open_(path=f"{address}/z.csv", key="id"))
+        finally:
+            server.shutdown()
+    assert message.startswith(f"input.path: {address}/z.csv does not exist")
