@@ -94,7 +94,7 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would report it.
         ServiceError: if an input on S3 can't be reached.
     """
-    found, notes = Input(config.spec.input, services.bucket), list[str]()
+    found, notes = Input(config.spec.input, services.bucket, services.engine), list[str]()
     spec = bundle_size.with_bundle(config.spec, services.bucket, log, found)
     bundle = bundle_size.bundle_of(spec)
     code_sha256, _ = upload.pack_code(config)

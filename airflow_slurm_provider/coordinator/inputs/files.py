@@ -210,8 +210,10 @@ class InputFiles:
         """A text that changes when the input is written again.
 
         For a small local file it is a digest, because copies differ in their times. Otherwise it is
-        made from the size and time of each file.
+        made from the size and time of each file. Without files, as for a database, it is empty.
         """
+        if not self.count:
+            return ""
         if self.count == 1 and not next(iter(self)).fields:
             (file,) = self
             if file.store is None and file.size <= _MOST_HASHED_BYTES:

@@ -211,7 +211,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     for values in zip(*columns, strict=True):
         row = dict(zip(names, values, strict=True))
         for name in special:
-            row[name] = _jsonable(row[name], name)
+            row[name] = as_json(row[name], name)
         yield row
 
 
@@ -258,7 +258,8 @@ def _is_plain(column: pa.Array[Any]) -> bool:
     return is_plain or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _jsonable(value: Any, name: str) -> Any:
+def as_json(value: Any, name: str) -> Any:
+    """A value of the column `name` as JSON has it, by the rules above; otherwise a ValueError."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -276,9 +277,9 @@ def _jsonable(value: Any, name: str) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, (list, tuple)) and not isinstance(value, pa.MonthDayNano):
-        return [_jsonable(element, name) for element in value]
+        return [as_json(element, name) for element in value]
     if isinstance(value, dict):
-        return {field: _jsonable(element, name) for field, element in value.items()}
+        return {field: as_json(element, name) for field, element in value.items()}
     raise ValueError(
         f"column {name!r} holds a {type(value).__name__}, which has no JSON form; cast the column"
     )

@@ -41,6 +41,7 @@ from slurm_worker.errors import UserError
 from slurm_worker.prefetch import prefetch
 
 if TYPE_CHECKING:
+    from airflow_slurm_provider.coordinator.inputs.database import OpenEngine
     from airflow_slurm_provider.coordinator.inputs.sql import RowFilter
 
 #: Errors of reading that the file has caused.
@@ -59,8 +60,10 @@ Numbered = Iterator[tuple[int, Item]]
 class Input:
     """An input whose files are listed."""
 
-    def __init__(self, spec: InputSection, bucket: Bucket) -> None:
-        """List the files.
+    def __init__(
+        self, spec: InputSection, bucket: Bucket, engine: OpenEngine | None = None
+    ) -> None:
+        """List the files; `engine` opens a database.
 
         Raises:
             UserError: if there is no file, or if a file has an unknown or another format.
@@ -68,7 +71,8 @@ class Input:
         input_format(spec)
         self.spec = spec
         self.files = InputFiles(spec.paths, bucket)
-        self.format = format_of(spec, self.files)
+        self.format = InputFormat.PARQUET if spec.database else format_of(spec, self.files)
+        self._engine = engine
 
     def items(self) -> Iterator[tuple[str, Item]]:
         """The (key, item) pairs, in the order of the files.
@@ -105,6 +109,9 @@ class Input:
             )
 
     def _rows(self) -> Iterator[tuple[Origin, int, Item]]:
+        if self.spec.database:
+            yield from self._of_database()
+            return
         with tempfile.TemporaryDirectory(prefix="airflow-slurm-input-") as folder:
             scratch = Path(folder)
             if self.spec.query:
@@ -219,7 +226,16 @@ class Input:
             source = stage_rows(rows, staged, "input.query")
         batches = run_query(self.spec.query, source)
         rows_of = (row for batch in batches for row in _with_integers(batch, read_rows(batch)))
-        with closing(_explained(_OF_QUERY, enumerate(rows_of, 1), self.format)) as explained:
+        yield from self._of_rows(rows_of)
+
+    def _of_database(self) -> Iterator[tuple[Origin, int, Item]]:
+        from airflow_slurm_provider.coordinator.inputs.database import open_engine, read_query
+
+        engine = (self._engine or open_engine)(self.spec.database)
+        yield from self._of_rows(read_query(engine, self.spec.query))
+
+    def _of_rows(self, rows: Iterator[Item]) -> Iterator[tuple[Origin, int, Item]]:
+        with closing(_explained(_OF_QUERY, enumerate(rows, 1), self.format)) as explained:
             for number, row in explained:
                 yield _OF_QUERY, number, row
 

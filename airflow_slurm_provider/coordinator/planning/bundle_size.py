@@ -76,6 +76,8 @@ def estimate_items(source: InputSection, bucket: Bucket, found: Input | None = N
     """
     try:
         found = found or Input(source, bucket)
+        if source.database:
+            return 0
         first = next(iter(found.files))
         if found.format.is_arrow:
             is_parquet = found.format is InputFormat.PARQUET

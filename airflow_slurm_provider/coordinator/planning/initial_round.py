@@ -75,11 +75,12 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
     _check_no_results(services, spec)
-    found = Input(spec.input, services.bucket)
+    found = Input(spec.input, services.bucket, services.engine)
     sized = bundle_size.with_bundle(spec, services.bucket, log, found)
     shards = shard_count(spec.max_workers)
     source, version = spec.input.source, found.files.version()
-    log(f"found {format_count(found.files.count, 'file')} of {format_size(found.files.size)}")
+    if found.files.count:
+        log(f"found {format_count(found.files.count, 'file')} of {format_size(found.files.size)}")
     bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
     with KeyCheck() as keys:
         items = keys.watch(found.items())

@@ -67,7 +67,7 @@ class CsvSection(Strict):
 class InputSection(Strict):
     """What the items are: rows of files, and how each item gets its key."""
 
-    path: OneOrMore
+    path: OneOrMore = ""
     """S3 addresses, or paths relative to the YAML: a file, a folder of files of one format, a
     pattern such as `data/*.csv`, a dataset's `_manifest.json`, or a list of these.
 
@@ -88,6 +88,9 @@ class InputSection(Strict):
     """A condition of SQL; only rows that meet it are items."""
     query: str = ""
     """A query of SQL, whose rows are the items; the files are its table `input`."""
+    database: str = ""
+    """Instead of `path`: the URL of a database for `query`, as SQLAlchemy has it; `$NAME` in it is
+    an environment variable. In Airflow also the id of a connection."""
     csv: CsvSection = CsvSection()
     """How CSV files are written, if not as usual."""
 
@@ -101,6 +104,10 @@ class InputSection(Strict):
 
     @model_validator(mode="after")
     def _is_whole(self) -> InputSection:
+        if not self.path and not self.database:
+            raise ValueError("has no path; name a file or a folder")
+        if self.database and (self.path or not self.query or self.format or self.csv.header):
+            raise ValueError("has a database, which needs query, and takes no path or format")
         if bool(self.key) == bool(self.generate_key):
             raise ValueError(
                 "needs either key, the column that names each item, or generate_key: digest or row"
@@ -112,7 +119,8 @@ class InputSection(Strict):
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths, also if there is one."""
-        return (self.path,) if isinstance(self.path, str) else self.path
+        paths = (self.path,) if isinstance(self.path, str) else self.path
+        return paths if self.path else ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -122,8 +130,8 @@ class InputSection(Strict):
 
     @property
     def source(self) -> str:
-        """The paths in a line, for messages."""
-        return ", ".join(self.paths)
+        """The paths, or the database, in a line, for messages."""
+        return self.database or ", ".join(self.paths)
 
     def identity(self) -> list[object]:
         """The settings that decide which items there are; they can't change within a job."""
@@ -138,5 +146,5 @@ class InputSection(Strict):
             path if has_scheme(path) else str((folder / Path(path).expanduser()).resolve())
             for path in self.paths
         )
-        path = found[0] if isinstance(self.path, str) else found
+        path = found[0] if found and isinstance(self.path, str) else found
         return self.model_copy(update={"path": path})
