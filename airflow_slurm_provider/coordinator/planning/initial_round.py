@@ -121,12 +121,12 @@ def load_job(
         # The call that created the job may have been interrupted before this.
         services.jobs(job.job).register(job)
         first = _planner(services, job, log).finish(first)
-    version = version_of(spec.input.paths, services.bucket)
+    version = "" if spec.input.append else version_of(spec.input.paths, services.bucket)
     if version and first.version and version != first.version:
         log(
             f"input.path: {spec.input.source} has changed since this job was planned; the job "
             f"keeps the {first.items:,} items that it had then; submit the new ones under another "
-            "job_id"
+            "job_id, or set input.append: true"
         )
     return PlannedJob(job, spec, digest, first, planned_now)
 

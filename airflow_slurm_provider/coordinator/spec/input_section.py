@@ -13,6 +13,8 @@ from airflow_slurm_provider.coordinator.spec.field_types import Strict
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: What a job's identity is made from if a job uses nothing else of its input.
 _FIRST_SETTINGS = ("path", "key", "format")
+#: Settings that may change within a job.
+_FREE = {"append"}
 
 
 def has_scheme(path: str) -> bool:
@@ -94,6 +96,9 @@ class InputSection(Strict):
     csv: CsvSection = CsvSection()
     """How CSV files are written, if not as usual."""
 
+    append: bool = False
+    """Whether items that are new in the input when the job is submitted again become a round."""
+
     @field_validator("path")
     @classmethod
     def _is_named(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -135,7 +140,7 @@ class InputSection(Strict):
 
     def identity(self) -> list[object]:
         """The settings that decide which items there are; they can't change within a job."""
-        given = self.model_dump(mode="json", exclude_defaults=True)
+        given = self.model_dump(mode="json", exclude_defaults=True, exclude=_FREE)
         more = {name: given[name] for name in sorted(given) if name not in _FIRST_SETTINGS}
         key = self.key or None
         return [self.path, key, self.format, *([more] if more else [])]
