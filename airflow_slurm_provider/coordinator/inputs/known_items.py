@@ -1,9 +1,9 @@
 """Which items of an input are new, among those that a job has: in bounded memory.
 
-Digests of the keys and items that the job has, and of those that the input holds, are written to
-1,024 files by the first bits of the key's digest. Then each file is compared alone. That takes 32
-bytes of disk for each item on either side, and a thousandth of it as memory, and a bit of memory
-for each item of the input.
+Of each item on either side, digests of its key and content are written to one of 1,024 files. The
+first bits of the key's digest say to which. Then each file is compared alone. That takes 32
+bytes of disk for each item on either side, and a thousandth of it as memory. Each item of the input
+also takes a bit of memory.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The round is the next number after the rounds that were read. If another call has made a round of
 that number meanwhile, this one does not start: it says so, and calling again continues. Items are
-compared by key. One whose key is known is not run again, also if it has changed: that is told.
+compared by key. One whose key is known is not run again. If it has changed, the log says so.
 
 Requests: two passes over the input, a GET for each segment of the job's items, and those of
 `planner.py`.
@@ -50,7 +50,7 @@ def append_new(services: Services, job: JobRow, spec: JobSpec, log: Log) -> Roun
     before = rounds[:-1] if is_started else rounds
     found = Input(spec.input, services.bucket, services.engine)
     version = found.files.version()
-    if version and version == _last_version(before) and not is_started:
+    if version and version == _last_version(services, job, before) and not is_started:
         return None
     return _plan(services, job, spec, before, found, version, log, is_started=is_started)
 
@@ -116,9 +116,12 @@ def _items_of(store: JobStore, rounds: list[RoundRow]) -> Iterator[tuple[str, di
                     yield from unpack_segment(data or b"")
 
 
-def _last_version(rounds: list[RoundRow]) -> str:
+def _last_version(services: Services, job: JobRow, rounds: list[RoundRow]) -> str:
     """The version of the input that was planned last."""
-    return [row.version for row in rounds if not row.number or row.appended][-1]
+    last = [row for row in rounds if not row.number or row.appended][-1]
+    # Of two calls, one may have created the row, and the other one the plan.
+    plan = planner.DraftSummary.read(services.store(job.job), last.number, last.draft)
+    return plan.version if plan else last.version
 
 
 def _planner(services: Services, job: JobRow, log: Log) -> planner.Planner:
