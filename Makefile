@@ -5,7 +5,7 @@ STACK_RUN := $(BIN)/python -m tests.stack
 UV = $(or $(shell command -v uv),.stack/tools/bin/uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults engines simulate simulate-exhaustive old-faults mutants bench bench-guard bench-merging bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
+.PHONY: help setup stack-up stack-down stack-status demo lint prose docs unit integration e2e anomalies chaos chaos-short submit-faults engines simulate simulate-exhaustive old-faults mutants bench bench-guard bench-merging bench-inputs bench-status bench-waiting bench-peers bench-5m bench-growth simulate-scale scale-report compose-check archives packages dist version changelog test clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ bench-guard: setup ## measure the worker again; fails if a ratio is worse than t
 
 bench-merging: setup ## compare aggregation with DuckDB; writes benchmarks/MERGING.md (10 minutes)
 	@$(BIN)/python -m benchmarks.merging --write benchmarks/MERGING.md
+
+bench-inputs: setup ## compare an input of many files with one file; writes benchmarks/INPUTS.md (3 minutes)
+	@$(BIN)/python -m benchmarks.inputs --write benchmarks/INPUTS.md
 
 bench-status: ## measure slurmctl status at 100,000 tasks; writes benchmarks/STATUS.md (make stack-up first)
 	@sh -c '. .stack/env && exec $(BIN)/python -m benchmarks.status --write benchmarks/STATUS.md'

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.planning import initial_round, retry_round
+from airflow_slurm_provider.coordinator.planning import append_round, initial_round, retry_round
 from airflow_slurm_provider.coordinator.planning.bundle_size import bundle_of
 from airflow_slurm_provider.coordinator.planning.initial_round import PlannedJob
 from airflow_slurm_provider.coordinator.planning.planner import Planner
@@ -100,7 +100,17 @@ def submit(
     if planned.job.state is not JobState.OPEN:
         jobs.open(1)
     job = jobs.get()
-    # A retry round has workers of its own, with its options; until then it is the first round.
+    if config.spec.input.append and not planned.planned_now:
+        added = append_round.append_new(services, job, planned.spec, log)
+        if added is not None:
+            detail: dict[str, Value] = {
+                "round": added.number,
+                "tasks": added.tasks,
+                "items": added.items,
+            }
+            jobs.audit(actor, "appended", detail)
+            job = jobs.get()
+    # A later round has workers of its own, with its options; until then it is the first round.
     retried = None if job.rounds < 2 else open_round_of(job, jobs.rounds())
     round_row = retried or first
     workers = _submit_with(services, planned, job, round_row, log)
@@ -218,6 +228,10 @@ def retry(
         slurm=plan.resources.slurm,
         delay_s=plan.resources.delay_s,
     )
+    if started.appended:
+        raise UserError(
+            f"job_id: another call adds new items to {job_id!r}; retry when they are complete"
+        )
     return _finish_retry(services, spec, job, started, log, actor)
 
 
@@ -295,12 +309,19 @@ def _unfinished_retry(jobs: JobTable, last: RoundRow) -> RoundRow | None:
     submitted = last.state is RoundState.OPEN and any(
         row.round_no == last.number and row.slurm_job_ids for row in jobs.submissions()
     )
+    if last.appended and last.state is RoundState.OPEN and not last.items:
+        return None  # the input's new items had gone when it was planned
+    if last.appended and not submitted:
+        raise UserError(
+            f"job_id: round {last.number} of {jobs.job!r}, of new items, has no workers yet; "
+            "submit the job again"
+        )
     return last if last.number > 0 and not submitted else None
 
 
 def _still_running(jobs: JobTable, job: JobRow, state: Progress, last: RoundRow) -> RetryResult:
     """The retry round that is running; the first round must be complete before a retry."""
-    if last.number == 0:
+    if last.number == 0 or last.appended:
         check_running(job)
         raise UserError(
             f"job_id: {state.job_id!r} has "

@@ -108,7 +108,8 @@ def _inputs(services: Services, spec: JobSpec) -> Iterator[_Inputs]:
     jobs = services.jobs(spec.id)
     table = services.tasks(jobs.get())
     rounds = [
-        RoundSummary(row.number, row.tasks, row.items, row.draft, table) for row in jobs.rounds()
+        RoundSummary(row.number, row.tasks, row.items, row.draft, table, row.appended)
+        for row in jobs.rounds()
     ]
     layout = spec.aggregate.model_dump(exclude=_LOCAL)
     options = AggregateOptions(schema=spec.aggregate.schema_, **layout)

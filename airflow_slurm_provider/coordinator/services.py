@@ -32,6 +32,8 @@ from slurm_worker.protocol.task_table import TaskTable
 if TYPE_CHECKING:
     import paramiko
 
+    from airflow_slurm_provider.coordinator.inputs.database import OpenEngine
+
 #: Gets a line per step.
 Log = Callable[[str], None]
 
@@ -64,6 +66,7 @@ class Services:
     readers: TTLCache[Any] = field(default_factory=TTLCache)
     sns: Callable[[str], Any] | None = None  #: makes a client for alerts in a region
     credentials: Callable[[], Any] = lambda: None  #: this process's, for AWS; None if it has none
+    engine: OpenEngine | None = None  #: opens an input's database; None for one by its URL
     #: By bucket, whether the store heeds ``If-None-Match``; see `conditional_put`
     conditional: dict[str, bool] = field(default_factory=dict)
 

@@ -83,7 +83,8 @@ def phases(
     for round_row in snapshot.rounds:
         number = round_row.number
         opened = round_row.opened_ms if round_row.state is RoundState.OPEN else None
-        add(f"Retry {number} planned" if number else "Planned", round_row.created_ms, opened)
+        what = f"Round {number} of new items" if round_row.appended else f"Retry {number}"
+        add(f"{what} planned" if number else "Planned", round_row.created_ms, opened)
     for row in submissions:
         add(f"Submitted {row.label}", row.intent_ms, row.submitted_ms or None)
     done = snapshot.done

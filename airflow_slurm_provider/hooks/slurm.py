@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import paramiko
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.ssh.hooks.ssh import SSHHook
 
+from airflow_slurm_provider.coordinator.inputs.database import open_engine
 from airflow_slurm_provider.coordinator.services import (
     Services,
     SharedPolling,
@@ -27,7 +28,10 @@ from airflow_slurm_provider.coordinator.ttl_cache import TTLCache
 from airflow_slurm_provider.slurm.array_state import ArrayKey, ArrayState
 from airflow_slurm_provider.slurm.client import SlurmClient
 from airflow_slurm_provider.slurm.poller import ArrayPoller
-from slurm_worker.errors import SlurmWorkerError
+from slurm_worker.errors import SlurmWorkerError, UserError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
 
 #: Services are opened again after this time in seconds, so that an edited connection counts.
 _REOPEN_S = 300.0
@@ -113,7 +117,8 @@ class SlurmHook(BaseHook):
         site, (client, poller) = self.site(), self._client()
         progress = self._progress.get((self.aws_conn_id, repr(site)), math.inf, TTLCache)
         shared = SharedPolling(poller, progress)
-        return open_services(site, session=aws.get_session(), slurm=client, shared=shared)
+        opened = open_services(site, session=aws.get_session(), slurm=client, shared=shared)
+        return replace(opened, engine=_engine)
 
     def array(self, array: ArrayKey, max_age_s: float) -> ArrayState:
         """An array's state, from a query that all waits in this process share."""
@@ -151,3 +156,14 @@ class SlurmHook(BaseHook):
             "sts_endpoint_url": url("sts", sts_connection_assume=True),
             **{name: extra[name] for name in _AWS_EXTRAS if extra.get(name)},
         }
+
+
+def _engine(database: str) -> Engine:
+    """The engine of a database: by the id of its connection, or by its URL."""
+    if "://" in database or database.startswith("$"):
+        return open_engine(database)
+    hook = BaseHook.get_hook(database)
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise UserError(f"input.database: the connection {database!r} is not of a SQL database")
+    engine: Engine = hook.get_sqlalchemy_engine()
+    return engine

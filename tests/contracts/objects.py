@@ -116,6 +116,15 @@ class ObjectStoreContract:
         # By the store's clock, in whole seconds where it is S3.
         assert all(abs(each.modified - before) < 60 for each in entries)
 
+    def test_a_listing_has_the_tag_that_a_read_gives_or_none(
+        self, objects: ObjectStore, folder: str
+    ) -> None:
+        objects.put(f"{folder}a", b"x")
+        (entry,) = objects.entries(folder)
+        read = objects.read(entry.key)
+        assert read is not None
+        assert entry.tag in ("", read.tag)
+
     def test_many_objects_are_deleted_at_once_and_missing_ones_are_ignored(
         self, objects: ObjectStore, folder: str
     ) -> None:

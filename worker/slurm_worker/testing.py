@@ -186,7 +186,7 @@ class MemoryObjects:
         """See `ports.ObjectStore.entries`."""
         for key in self.list(prefix):
             body = self.objects.get(key, b"")
-            yield ObjectInfo(key, len(body), self.modified.get(key, 0.0))
+            yield ObjectInfo(key, len(body), self.modified.get(key, 0.0), _tag(body))
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

@@ -15,7 +15,7 @@ from typing import Any
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.costs import prices
 from airflow_slurm_provider.coordinator.costs.actual import expected_work
-from airflow_slurm_provider.coordinator.inputs.reader import open_input
+from airflow_slurm_provider.coordinator.inputs.reader import Input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.planning import bundle_size
 from airflow_slurm_provider.coordinator.planning.planner import SEGMENT_ITEMS
@@ -94,10 +94,11 @@ def estimate(
         UserError: a mistake in the config or the input, as `submit` would report it.
         ServiceError: if an input on S3 can't be reached.
     """
-    spec, notes = bundle_size.with_bundle(config.spec, services.bucket, log), list[str]()
+    found, notes = Input(config.spec.input, services.bucket, services.engine), list[str]()
+    spec = bundle_size.with_bundle(config.spec, services.bucket, log, found)
     bundle = bundle_size.bundle_of(spec)
     code_sha256, _ = upload.pack_code(config)
-    items = _count(services, spec, log)
+    items = _count(found, log)
     tasks = math.ceil(items / bundle)
     workers = useful_workers(spec, spec.workers, tasks, notes.append)
     size = _max_array_size(services, notes)
@@ -131,14 +132,14 @@ def estimate(
     )
 
 
-def _count(services: Services, spec: JobSpec, log: Log) -> int:
+def _count(found: Input, log: Log) -> int:
     count = 0
     with KeyCheck() as keys:
-        for _ in keys.watch(open_input(spec.input, services.bucket)):
+        for _ in keys.watch(found.items()):
             count += 1
             if count % SEGMENT_ITEMS == 0:
                 log(f"read {format_count(count, 'item')}")
-        keys.check(lambda: open_input(spec.input, services.bucket))
+        keys.check(found.places, "generate_key" if found.spec.generate_key else "key")
     return count
 
 

@@ -92,7 +92,8 @@ def planning_bill(tasks: int, items: int, rounds: int = 1) -> Bill:
             RequestKind.DYNAMO_WRITE: tasks + cursors + rounds * _ROUND_WRITES,
             RequestKind.DYNAMO_GET: rounds * _ROUND_READS,
             RequestKind.DYNAMO_QUERY: rounds,
-            RequestKind.S3_PUT: segments + rounds * _SUBMIT_PUTS,
+            # And the list of the input's files.
+            RequestKind.S3_PUT: segments + 1 + rounds * _SUBMIT_PUTS,
             RequestKind.S3_LIST: rounds,
             RequestKind.S3_GET: rounds,
         }

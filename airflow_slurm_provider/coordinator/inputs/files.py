@@ -1,220 +1,267 @@
-"""The files of an input: one file, or every file of a folder, local or on S3.
+"""The files of an input, as they were when the input was listed.
 
-A folder is read in the order of its paths. Folders named ``column=value`` (Hive partitions)
-add their column to each item: as integers if all values of the column are integers, otherwise as
-text; ``__HIVE_DEFAULT_PARTITION__`` is None. Names that begin with ``.`` or ``_`` are ignored, as
-in Spark, Hive and DuckDB. A file of another format is refused: no file is skipped silently.
+`find_files` lists them once, into a file on this machine: each with its name, size, and what shows
+that it was written again (an ETag, a digest, or the time of its change). Memory does not grow with
+their number. Planning reads those files and no others. It refuses a file that has changed.
 
-Requests: for a file on S3 a HEAD and a list request, for a folder one list request per thousand
-objects.
+Folders named ``column=value`` (Hive partitions) add their column to each item: as integers if all
+values of the column are integers, otherwise as text; ``__HIVE_DEFAULT_PARTITION__`` is None.
+
+Requests: those of `finding`, and for each file on S3 one GET; for a file over 8 MB several, and a
+list request.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import os
+import json
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import NoReturn, TypeAlias
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import unquote
 
-from slurm_worker.errors import UserError
+from airflow_slurm_provider.coordinator.inputs.finding import Bucket, Found, find
+from airflow_slurm_provider.coordinator.inputs.remote import RemoteFiles
+from airflow_slurm_provider.coordinator.spec.input_section import has_scheme
+from slurm_worker.errors import Missing, UserError
 from slurm_worker.protocol.keys import split_s3_uri
 from slurm_worker.protocol.paths import NULL_PARTITION
 from slurm_worker.protocol.ports import ObjectStore
 
-Bucket: TypeAlias = Callable[[str], ObjectStore]
 Field: TypeAlias = "str | int | None"
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _MOST_HASHED_BYTES = 64 * 1024 * 1024
+#: A smaller object is read by one request, which also gives its tag.
+_ONE_REQUEST_BYTES = 8 << 20
+_CHUNK_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """One file of an input."""
 
-    name: str  #: its path or S3 address, for messages
-    size: int  #: bytes
-    changed: float  #: when it was written, in seconds since the epoch, by its file system or store
-    parts: tuple[str, ...]  #: its path below the input's folder; at least its name
-    key: str  #: its key there, or its local path
-    store: ObjectStore | None = None  #: the bucket that holds it; None for a local file
+    found: Found
+    store: ObjectStore | RemoteFiles | None = None  #: what holds it; None for a local file
     fields: Mapping[str, Field] = field(default_factory=dict)  #: columns in its folders' names
 
-    def local(self, folder: Path) -> Path:
-        """Its path on this machine; an object is downloaded into `folder`, over the last one."""
-        if self.store is None:
-            return Path(self.key)
-        path = folder / "input"
-        self.store.download(self.key, str(path))
+    @property
+    def name(self) -> str:
+        """Its path or address, for messages."""
+        return self.found.name
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.found.size
+
+    @property
+    def label(self) -> str:
+        """Its path below the input's folder, which keys by row begin with."""
+        return "/".join(self.found.parts)
+
+    def local(self, path: Path) -> Path:
+        """Its path on this machine; an object is downloaded to `path`.
+
+        Raises:
+            UserError: if it is not the file that was listed.
+        """
+        try:
+            if self.store is None:
+                path = Path(self.name)
+            elif isinstance(self.store, RemoteFiles):
+                self.store.download(self.name, path)
+                if self.found.tag and self.store.one(self.name).tag != self.found.tag:
+                    raise self._changed()
+            else:
+                self._download(self.store, path)
+            self.check(path)
+        except (Missing, FileNotFoundError) as error:
+            raise UserError(
+                f"input.path: {self.name} was deleted while the input was read; restore it, or "
+                "submit again without it"
+            ) from error
         return path
+
+    def _download(self, store: ObjectStore, path: Path) -> None:
+        key = split_s3_uri(self.name, "input.path")[1]
+        if self.size <= _ONE_REQUEST_BYTES:
+            read = store.read(key)
+            if read is None:
+                raise Missing(f"{self.name}: there is no such object")
+            tag = read.tag
+            path.write_bytes(read.body)
+        else:
+            store.download(key, str(path))
+            entry = next(iter(store.entries(key)), None)
+            tag = entry.tag if entry and entry.key == key else "gone"
+        if self.found.tag and tag != self.found.tag and not self.found.sha256:
+            raise self._changed()
+
+    def check(self, path: Path, *, digest: bool = True) -> None:
+        """Refuse the file at this path on this machine if it is not the one that was listed.
+
+        Without `digest`, the content is not read.
+        """
+        status = path.stat()
+        same = status.st_size == self.size
+        if self.store is None and not self.found.sha256:
+            same = same and str(status.st_mtime_ns) == self.found.tag
+        if same and digest and self.found.sha256:
+            same = _sha256(path) == self.found.sha256
+        if not same:
+            raise self._changed()
+
+    def _changed(self) -> UserError:
+        return UserError(
+            f"input.path: {self.name} changed while the input was read; submit again when nothing "
+            "writes to it"
+        )
 
     def read(self, start: int, length: int) -> bytes:
         """A range of its bytes: one request on S3."""
+        if isinstance(self.store, RemoteFiles):
+            return self.store.read(self.name, start, length)
         if self.store is not None:
-            return self.store.get(self.key, start=start, length=length) or b""
-        with Path(self.key).open("rb") as file:
+            key = split_s3_uri(self.name, "input.path")[1]
+            return self.store.get(key, start=start, length=length) or b""
+        with Path(self.name).open("rb") as file:
             file.seek(start)
             return file.read(length)
 
 
-def find_files(path: str, bucket: Bucket) -> list[InputFile]:
-    """The files of the input `path`, in the order in which they are read.
+class InputFiles:
+    """The files of an input, in the order in which they are read, on this machine's disk."""
 
-    Raises:
-        UserError: naming the path, if there are no files.
-    """
-    found = _local_files(path) if not path.startswith("s3://") else _objects(path, bucket)
-    if not found:
-        raise UserError(f"input.path: {path} is a folder without data files; correct the path")
-    return _with_fields(found)
+    def __init__(self, paths: tuple[str, ...], bucket: Bucket) -> None:
+        """List them.
+
+        Raises:
+            UserError: naming the path, if there are no files.
+        """
+        self.paths = paths
+        self.count = 0
+        self.size = 0  #: bytes of all of them
+        self._bucket = bucket
+        self._text: set[str] = set()  #: partition columns that hold text
+        self._lines = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  # lives as long as this
+        seen: set[int] = set()
+        for path in paths:
+            before = self.count
+            for found in find(path, bucket):
+                self._add(found, seen if len(paths) > 1 else None)
+            if self.count == before:
+                raise UserError(
+                    f"input.path: {path} is a folder without data files; correct the path"
+                )
+
+    def _add(self, found: Found, seen: set[int] | None) -> None:
+        if seen is not None:
+            mark = hash(found.name)
+            if mark in seen:
+                raise UserError(
+                    f"input.path: {found.name} is named twice; take one of its paths out of the "
+                    "list"
+                )
+            seen.add(mark)
+        for name, value in _partitions(found).items():
+            # A column is text if one of its values is not an integer.
+            if value is not None and not _INTEGER.fullmatch(value):
+                self._text.add(name)
+        self.count += 1
+        self.size += found.size
+        self._lines.write(json.dumps(found.as_list()).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[InputFile]:
+        return (self._with_fields(Found.from_list(json.loads(line))) for line in self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """The list as JSON: name, parts below the input's folder, size, time, tag, digest."""
+        place = 0
+        while True:
+            # Others may read between two steps.
+            self._lines.seek(place)
+            chunk = self._lines.readlines(_CHUNK_BYTES)
+            if not chunk:
+                return
+            place = self._lines.tell()
+            yield from chunk
+
+    def described(self) -> Iterator[bytes]:
+        """The list as JSON lines for readers: each file's name, size, and what shows a change."""
+        for line in self.lines():
+            found = Found.from_list(json.loads(line))
+            shown = {
+                "name": found.name,
+                "size": found.size,
+                "modified": found.changed,
+                "tag": found.tag,
+                "sha256": found.sha256,
+            }
+            yield (
+                json.dumps({name: value for name, value in shown.items() if value}).encode() + b"\n"
+            )
+
+    def version(self) -> str:
+        """A text that changes when the input is written again.
+
+        For a small local file it is a digest, because copies differ in their times. Otherwise it is
+        made from the size and time of each file. Without files, as for a database, it is empty.
+        """
+        if not self.count:
+            return ""
+        if self.count == 1 and not next(iter(self)).fields:
+            (file,) = self
+            if file.store is None and file.size <= _MOST_HASHED_BYTES:
+                return _short(hashlib.sha256(Path(file.name).read_bytes()))
+            return f"{file.size} {file.found.changed:.0f}"
+        digest = hashlib.sha256()
+        for file in self:
+            line = f"{file.name} {file.size} {file.found.changed:.0f}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+        return _short(digest)
+
+    def _with_fields(self, found: Found) -> InputFile:
+        def typed(name: str, value: str | None) -> Field:
+            return value if value is None or name in self._text else int(value)
+
+        values = _partitions(found)
+        fields = {name: typed(name, value) for name, value in values.items()}
+        if not has_scheme(found.name):
+            return InputFile(found, None, fields)
+        if found.name.startswith("s3://"):
+            return InputFile(found, self._bucket(split_s3_uri(found.name, "input.path")[0]), fields)
+        return InputFile(found, RemoteFiles(found.name), fields)
 
 
-def version_of(path: str, bucket: Bucket) -> str:
-    """A text that changes when the input is written again; empty if there is no input.
-
-    For a small local file it is a digest, because copies differ in their times. Otherwise it is
-    made from the size and time of each file. On S3 it needs one more list request.
-    """
+def version_of(paths: tuple[str, ...], bucket: Bucket) -> str:
+    """See `InputFiles.version`; empty if there is no input. On S3 it lists the files."""
     try:
-        files = find_files(path, bucket)
-        if len(files) > 1 or files[0].fields:
-            lines = [f"{file.name} {file.size} {file.changed:.0f}\n" for file in files]
-            return _digest("".join(lines).encode(errors="surrogateescape"))
-        file = files[0]
-        if file.store is None and file.size <= _MOST_HASHED_BYTES:
-            return _digest(Path(file.key).read_bytes())
+        return InputFiles(paths, bucket).version()
     except (OSError, UserError):
         return ""  # the reader of the input reports the fault
-    return f"{file.size} {file.changed:.0f}"
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-# --- local --------------------------------------------------------------------------
-
-
-def _local_files(path: str) -> list[InputFile]:
-    top = Path(path)
-    if top.is_file():
-        return [_local_file(top, (top.name,))]
-    if not top.is_dir():
-        near = [str(other) for other in top.parent.iterdir()] if top.parent.is_dir() else []
-        raise UserError(f"input.path: the file {path} does not exist; {_hint(path, near)}")
-    found = [_local_file(file, file.relative_to(top).parts) for file in _walk(top)]
-    return sorted(found, key=lambda file: file.parts)
-
-
-def _walk(top: Path) -> Iterator[Path]:
-    """The data files below a folder; links are followed."""
-    for name, folders, files in os.walk(top, onerror=_refuse_unreadable, followlinks=True):
-        folder = Path(name)
-        data = [below for below in folders if _is_data((below,))]
-        # A link to a folder that contains it would be followed without end.
-        above = {folder.resolve(), *folder.resolve().parents}
-        folders[:] = [below for below in data if (folder / below).resolve() not in above]
-        yield from (folder / file for file in files if _is_data((file,)))
-
-
-def _refuse_unreadable(error: OSError) -> NoReturn:
-    raise UserError(
-        f"input.path: {error.filename} can't be read: {error.strerror}; correct that, or move it "
-        "out of the input"
-    ) from error
-
-
-def _local_file(path: Path, parts: tuple[str, ...]) -> InputFile:
-    try:
-        found = path.stat()
-    except OSError as error:
-        _refuse_unreadable(error)
-    if not stat.S_ISREG(found.st_mode):
-        raise UserError(
-            f"input.path: {path} is not a regular file; write its content into a file first"
-        )
-    return InputFile(str(path), found.st_size, found.st_mtime, parts, str(path))
-
-
-def _is_data(parts: Iterable[str]) -> bool:
-    return not any(name.startswith((".", "_")) for name in parts)
-
-
-# --- S3 -----------------------------------------------------------------------------
-
-
-def _objects(path: str, bucket: Bucket) -> list[InputFile]:
-    name, key = split_s3_uri(path, "input.path")
-    store = bucket(name)
-    try:
-        size = store.size(key) if key and not path.endswith("/") else None
-        if size is not None:
-            entry = next(iter(store.entries(key)), None)
-            changed = entry.modified if entry and entry.key == key else 0.0
-            return [InputFile(path, size, changed, (PurePosixPath(key).name,), key, store)]
-        found = _below(store, name, f"{key}/" if key else "")
-        if not found:
-            # Some stores give the same answer for a missing object and a missing bucket.
-            store.verify()
-    except UserError as error:
-        raise UserError(
-            f"input.path: {path}: the bucket {name!r} does not exist, or access is denied; "
-            "correct the path or the credentials"
-        ) from error
-    if not found:
-        raise _no_object(path, store, name, key)
-    return found
-
-
-def _below(store: ObjectStore, bucket: str, prefix: str) -> list[InputFile]:
-    found = []
-    for entry in store.entries(prefix):
-        parts = tuple(entry.key.removeprefix(prefix).split("/"))
-        # An object whose key ends with a slash represents a folder.
-        if parts[-1] and _is_data(parts):
-            address = f"s3://{bucket}/{entry.key}"
-            found.append(InputFile(address, entry.size, entry.modified, parts, entry.key, store))
-    return sorted(found, key=lambda file: file.parts)
-
-
-def _no_object(path: str, store: ObjectStore, name: str, key: str) -> UserError:
-    parent = key.rpartition("/")[0]
-    listed = islice(store.list(f"{parent}/" if parent else ""), 1000)
-    near = [f"s3://{name}/{other}" for other in listed]
-    return UserError(f"input.path: the object {path} does not exist; {_hint(path, near)}")
-
-
-def _hint(wanted: str, near: Iterable[str]) -> str:
-    found = difflib.get_close_matches(wanted, list(near), 1, cutoff=0.8)
-    return f"did you mean {found[0]}?" if found else "correct the path"
+def _short(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:16]
 
 
 # --- Hive partitions ----------------------------------------------------------------
 
 
-def _with_fields(files: list[InputFile]) -> list[InputFile]:
-    partitions = [_partitions(file) for file in files]
-    pairs = (pair for values in partitions for pair in values.items())
-    # A column is text if one of its values is not an integer.
-    text = {name for name, value in pairs if value is not None and not _INTEGER.fullmatch(value)}
-
-    def typed(name: str, value: str | None) -> Field:
-        return value if value is None or name in text else int(value)
-
-    return [
-        replace(file, fields={name: typed(name, value) for name, value in values.items()})
-        for file, values in zip(files, partitions, strict=True)
-    ]
-
-
-def _partitions(file: InputFile) -> dict[str, str | None]:
+def _partitions(file: Found) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for folder in file.parts[:-1]:
         written, equals, value = folder.partition("=")
@@ -229,7 +276,7 @@ def _partitions(file: InputFile) -> dict[str, str | None]:
     return found
 
 
-def _unquoted(text: str, folder: str, file: InputFile) -> str:
+def _unquoted(text: str, folder: str, file: Found) -> str:
     """The text that Hive and Spark have escaped in a folder's name."""
     try:
         found = unquote(text, errors="strict")

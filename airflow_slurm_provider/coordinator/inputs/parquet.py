@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, or of a table in memory, as dicts for JSON, in batches.
+"""Rows of a Parquet or Arrow file, or of a table in memory, as dicts for JSON, in batches.
 
 Types that JSON does not have follow one rule each, so that nothing is rounded, and a handler can
 read the value with the standard library:
@@ -20,7 +20,7 @@ import math
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -35,35 +35,87 @@ _BUFFER_BYTES = 1 << 20
 _UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 
 
-def read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the rows.
+class ArrowFile:
+    """A Parquet or Arrow file on this machine, open; close it by `closing`."""
 
-    Raises:
-        ValueError: naming the column that can't be written as JSON, or Arrow's error for a
-            file that is not Parquet.
-    """
-    try:
-        for batch in _batches(path):
-            yield from _rows(batch)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
+    def __init__(self, path: Path, *, is_ipc: bool = False) -> None:
+        """Open it; a ValueError if it has another format."""
+        self._path = path
+        try:
+            self._file: Any = _open_ipc(path) if is_ipc else _open(path)
+            self._schema: Any = self._file.schema if is_ipc else self._file.schema_arrow
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+        self._is_ipc = is_ipc
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns."""
+        return list(self._schema.names)
 
-def _batches(path: Path) -> Iterator[pa.RecordBatch]:
-    with _open(path) as file:
-        _check_names(file.schema_arrow)
-        old = _old_times(file)
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Stream columns, by default all, as batches of at most `_BATCH_ROWS` rows.
+
+        Raises:
+            ValueError: naming the column that can't be read exactly, or what is damaged.
+        """
+        chosen = None if columns is None else list(columns)
+        _check_names(self._schema)
+        try:
+            found = _ipc_batches(self._file) if self._is_ipc else self._parquet(chosen)
+            for batch in found:
+                # For Parquet, "a.b" selects the field b of a, too.
+                yield batch if chosen is None else batch.select(chosen)
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+
+    def _parquet(self, chosen: list[str] | None) -> Iterator[pa.RecordBatch]:
+        file: pq.ParquetFile = self._file
+        old = [name for name in _old_times(file) if chosen is None or name in chosen]
         if not old:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS)
+            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=chosen)
             return
         # Arrow reads INT96 as nanoseconds, which end in 2262, and silently wraps later times.
-        with _open(path, coerce_int96_timestamp_unit="us") as coarse:
+        with _open(self._path, coerce_int96_timestamp_unit="us") as coarse:
             exact = file.iter_batches(batch_size=_BATCH_ROWS, columns=old)
-            batches = coarse.iter_batches(batch_size=_BATCH_ROWS)
+            batches = coarse.iter_batches(batch_size=_BATCH_ROWS, columns=chosen)
             for batch, nanos in zip(batches, exact, strict=True):
                 for name in old:
                     _check_whole(name, batch.column(name), nanos.column(name))
                 yield batch
+
+    def close(self) -> None:
+        """Close the file, if that is not left to its last reader."""
+        if not self._is_ipc:
+            self._file.close()
+
+
+def read_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """The rows of a batch; a ValueError names the column that can't be written as JSON."""
+    try:
+        yield from _rows(batch)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+
+
+def _ipc_batches(file: Any) -> Iterator[pa.RecordBatch]:
+    if not isinstance(file, pa.ipc.RecordBatchFileReader):
+        batches = iter(file)
+    else:
+        batches = (file.get_batch(at) for at in range(file.num_record_batches))
+    for batch in batches:
+        for start in range(0, len(batch), _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+
+
+def _open_ipc(path: Path) -> Any:
+    def content() -> Any:
+        return pa.memory_map(str(path)) if path.stat().st_size else pa.py_buffer(b"")
+
+    try:
+        return pa.ipc.open_file(content())
+    except pa.ArrowInvalid:  # it is a stream
+        return pa.ipc.open_stream(content())
 
 
 def _open(path: Path, **options: Any) -> pq.ParquetFile:
@@ -159,7 +211,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     for values in zip(*columns, strict=True):
         row = dict(zip(names, values, strict=True))
         for name in special:
-            row[name] = _jsonable(row[name], name)
+            row[name] = as_json(row[name], name)
         yield row
 
 
@@ -206,7 +258,8 @@ def _is_plain(column: pa.Array[Any]) -> bool:
     return is_plain or pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _jsonable(value: Any, name: str) -> Any:
+def as_json(value: Any, name: str) -> Any:
+    """A value of the column `name` as JSON has it, by the rules above; otherwise a ValueError."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -224,9 +277,9 @@ def _jsonable(value: Any, name: str) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, (list, tuple)) and not isinstance(value, pa.MonthDayNano):
-        return [_jsonable(element, name) for element in value]
+        return [as_json(element, name) for element in value]
     if isinstance(value, dict):
-        return {field: _jsonable(element, name) for field, element in value.items()}
+        return {field: as_json(element, name) for field, element in value.items()}
     raise ValueError(
         f"column {name!r} holds a {type(value).__name__}, which has no JSON form; cast the column"
     )

@@ -48,13 +48,14 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
                 buffer.clear()
             yield key, item
 
-    def check(self, reopen: Callable[[], Iterable[tuple[str, Any]]]) -> None:
+    def check(self, places: Callable[[], Iterable[tuple[str, str]]], field: str = "key") -> None:
         """Refuse the recorded keys if one occurs twice.
 
-        `reopen` reads the same items again, in the same order, to name a duplicate key.
+        `places` reads the same items again, in the same order, to name a duplicate key: it gives
+        each key with the place of its row. `field` is the setting that makes the keys.
 
         Raises:
-            UserError: naming the first such key and its rows, counted from 1.
+            UserError: naming the first such key and its rows.
         """
         suspects: set[bytes] = set()
         repeats = 0
@@ -64,7 +65,7 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
             # Those of one bucket are enough for an example; all might not fit into memory.
             suspects = suspects or found
         if repeats:
-            raise UserError(_explain(suspects, repeats, reopen()))
+            raise UserError(_explain(suspects, repeats, places(), f"input.{field}"))
 
     def _duplicates(self, bucket: int) -> tuple[set[bytes], int]:
         """Digests that occur more than once in a bucket, and the number of extra ones."""
@@ -85,17 +86,20 @@ class KeyCheck(AbstractContextManager["KeyCheck"]):
         return Path(self._folder.name) / f"{bucket:04}"
 
 
-def _explain(suspects: set[bytes], repeats: int, items: Iterable[tuple[str, Any]]) -> str:
-    rows: dict[bytes, int] = {}
-    for number, (key, _) in enumerate(items, 1):
+def _explain(
+    suspects: set[bytes], repeats: int, places: Iterable[tuple[str, str]], field: str
+) -> str:
+    first: dict[bytes, str] = {}
+    for key, place in places:
         digest = _digest(key)
-        first = rows.setdefault(digest, number) if digest in suspects else number
-        if first != number:
+        if digest in first:
             more = f" ({repeats:,} rows repeat a key)" if repeats > 1 else ""
             return (
-                f"input.key: {key!r} is the key of rows {first:,} and {number:,}{more}; "
+                f"{field}: {key!r} is the key of {first[digest]} and of {place}{more}; "
                 "make the keys unique, or name another column"
             )
+        if digest in suspects:
+            first[digest] = place
     return (
         "input.path: the file changed while it was read: a duplicate key has disappeared; submit "
         "again when the file is complete"

@@ -184,7 +184,7 @@ def _drafts(store: JobStore, plans: dict[int, int]) -> Iterator[ObjectInfo]:
         for entry in store.objects.entries(store.paths.segments(number)):
             if store.paths.draft_in(entry.key) not in (None, plan):
                 yield entry
-        kept = store.paths.draft_summary(number, plan)
+        kept = (store.paths.draft_summary(number, plan), store.paths.draft_files(number, plan))
         for entry in store.objects.entries(store.paths.draft_summaries(number)):
-            if entry.key != kept:
+            if entry.key not in kept:
                 yield entry

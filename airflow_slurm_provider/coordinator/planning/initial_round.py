@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 from airflow_slurm_provider.coordinator import spec_store
 from airflow_slurm_provider.coordinator.inputs.files import version_of
-from airflow_slurm_provider.coordinator.inputs.reader import open_input
+from airflow_slurm_provider.coordinator.inputs.reader import Input
 from airflow_slurm_provider.coordinator.planning import bundle_size, planner
 from airflow_slurm_provider.coordinator.services import Log, Services
 from airflow_slurm_provider.coordinator.spec.job_spec import JobSpec, spec_of
+from airflow_slurm_provider.units import format_count, format_size
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.job_rows import JobRow, RoundRow
 from slurm_worker.protocol.keys import JobState, RoundState, shard_count
@@ -74,15 +75,18 @@ def create_job(services: Services, spec: JobSpec, code_sha256: str, log: Log) ->
     from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 
     _check_no_results(services, spec)
-    sized = bundle_size.with_bundle(spec, services.bucket, log)
+    found = Input(spec.input, services.bucket, services.engine)
+    sized = bundle_size.with_bundle(spec, services.bucket, log, found)
     shards = shard_count(spec.max_workers)
-    source = spec.input.path
-    version = version_of(source, services.bucket)
+    source, version = spec.input.source, found.files.version()
+    if found.files.count:
+        log(f"found {format_count(found.files.count, 'file')} of {format_size(found.files.size)}")
     bundle, store = bundle_size.bundle_of(sized), services.store(spec.id)
     with KeyCheck() as keys:
-        items = keys.watch(open_input(spec.input, services.bucket))
+        items = keys.watch(found.items())
         with planner.new_draft(store, 0, items, bundle, log) as draft:
-            keys.check(lambda: open_input(spec.input, services.bucket))
+            keys.check(found.places, "generate_key" if spec.input.generate_key else "key")
+            draft.write_files(found.files.described())
             figures, identity = draft.totals.figures, spec.identity()
             summary = planner.DraftSummary(
                 *figures, identity=identity, shards=shards, source=source, version=version
@@ -111,17 +115,18 @@ def load_job(
     """
     spec = _with_bundle_of(services, job, spec, log)
     digest = spec_store.store_spec(services, spec, job.shards, code_sha256)
-    first = _first_round(services, job, spec.input.path)
+    first = _first_round(services, job, spec.input.source)
     planned_now = first.state is not RoundState.OPEN
     if planned_now:
         # The call that created the job may have been interrupted before this.
         services.jobs(job.job).register(job)
         first = _planner(services, job, log).finish(first)
-    version = version_of(spec.input.path, services.bucket)
+    version = "" if spec.input.append else version_of(spec.input.paths, services.bucket)
     if version and first.version and version != first.version:
         log(
-            f"input.path: {spec.input.path} has changed since this job was planned; the job keeps "
-            f"the {first.items:,} items that it had then; submit the new ones under another job_id"
+            f"input.path: {spec.input.source} has changed since this job was planned; the job "
+            f"keeps the {first.items:,} items that it had then; submit the new ones under another "
+            "job_id, or set input.append: true"
         )
     return PlannedJob(job, spec, digest, first, planned_now)
 

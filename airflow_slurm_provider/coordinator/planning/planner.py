@@ -1,6 +1,7 @@
 """Planning: items to a draft on S3, a draft to the round's plan, a plan to task rows.
 
-    draft     segments and a summary, under a number of its own; the table does not change
+    draft     segments, the list of the input's files and a summary, under a number of its own; the
+              table does not change
     adopt     one conditional write makes one draft the round's plan, for good
     finish    task rows from the plan's segments (conditional puts), then the round opens
 
@@ -8,13 +9,15 @@ Each step may be interrupted and started again. A planner whose draft is not ado
 draft, and nothing else. Any later planner finishes the adopted plan, no matter who made it. A
 draft that nobody deletes is garbage: ``slurmctl gc`` finds it once the round has a plan.
 
-Memory is constant. Requests: one PUT per segment and one for the summary, a write to adopt, one
+Memory is constant. Requests: one PUT per segment, one for the summary, one for the list of files
+(more if it is over 8 MB). A write to adopt, one
 per task, one per 2,000 tasks as a cursor. Finishing the plan of another process: a GET per segment
 and one for the summary.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import tempfile
@@ -122,6 +125,7 @@ class Draft:
         with suppress(ServiceError):
             paths, objects = self._store.paths, self._store.objects
             objects.delete(paths.draft_summary(self._round_no, self.number))
+            objects.delete(paths.draft_files(self._round_no, self.number))
             objects.delete_many(list(self._store.segments(self._round_no, self.number)))
 
     def write(self, items: Items, bundle: int, log: Log) -> None:
@@ -146,6 +150,14 @@ class Draft:
                 if not objects.put_new(key, segment) and objects.get(key) != segment:
                     raise ServiceError(f"{key} exists with other content; submit again")
                 log(f"read {format_count(self.totals.items, 'item')}")
+
+    def write_files(self, lines: Iterable[bytes]) -> None:
+        """Store the list of the input's files, as JSON lines."""
+        path = self._spool.with_name("files.jsonl.gz")
+        with gzip.GzipFile(path, "wb", mtime=0) as file:
+            file.writelines(lines)
+        key = self._store.paths.draft_files(self._round_no, self.number)
+        self._store.objects.upload(key, str(path))
 
     def complete(self, summary: DraftSummary) -> None:
         """Write the summary: the draft is complete."""

@@ -101,6 +101,8 @@ class FailedItems:
     drafts: Sequence[int]  #: of the rounds, in order
     table: TaskTable | None = None  #: markers are checked against it; None for no check
     sizes: Sequence[int] = ()  #: numbers of items of the rounds; none if they are not known
+    #: Of each round, how many retries its items have had; none if each round is a retry
+    retries: Sequence[int] = ()
     #: Failures of done tasks by error class, read from the table before; none if not known
     totals: Counter[str] = field(default_factory=Counter)
     retried: Counter[str] = field(default_factory=Counter)
@@ -113,7 +115,12 @@ class FailedItems:
         """Those of these rounds, which are the first of the job."""
         drafts, sizes = [row.draft for row in rounds], [row.items for row in rounds]
         totals = Counter(read_snapshot(services, job.job).done.failed)
-        return cls(services.store(job.job), selector, drafts, services.tasks(job), sizes, totals)
+        retries = [
+            0 if row.appended else sum(not each.appended for each in rounds[1 : row.number + 1])
+            for row in rounds
+        ]
+        store, table = services.store(job.job), services.tasks(job)
+        return cls(store, selector, drafts, table, sizes, retries, totals)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream (key, item) of those to retry, in the order of their tasks."""
@@ -127,7 +134,9 @@ class FailedItems:
                 found[failure.error_class] += failure.done
                 if failure.superseded or (only is not None and failure.key not in only):
                     continue
-                if self.selector.selects(failure.error_class, failure.round_no):
+                number = failure.round_no
+                had = self.retries[number] if self.retries else number
+                if self.selector.selects(failure.error_class, had):
                     self.retried[failure.error_class] += 1
                     yield failure.key, failure.item
                 else:

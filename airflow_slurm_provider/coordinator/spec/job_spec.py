@@ -25,6 +25,7 @@ from airflow_slurm_provider.coordinator.spec.field_types import (
     Strict,
     resolve,
 )
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
 from airflow_slurm_provider.coordinator.spec.retry_policy import RetryRule
 from airflow_slurm_provider.coordinator.spec.site import Site
 from airflow_slurm_provider.coordinator.spec.validation import read_yaml, validate
@@ -45,29 +46,6 @@ from slurm_worker.protocol.keys import NAME_PATTERN, JobId, check_job_id
 from slurm_worker.results.parts import PARQUET, check_names
 
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-class InputSection(Strict):
-    """What the items are: a file or a folder of files, and the column that names each item."""
-
-    path: str
-    """S3 address, or a path relative to the YAML: a file, or a folder of files of one format.
-
-    Formats are Parquet, CSV (also with tabs, semicolons or bars) and JSON lines, also gzipped.
-    Folders with names like `column=value` add that column to each item.
-    """
-    key: str
-    """The column that names each item; its values are unique."""
-    format: str | None = None
-    """`parquet`, `csv` or `jsonl`, if the file's name does not show it."""
-
-    @field_validator("path")
-    @classmethod
-    def _is_named(cls, value: str) -> str:
-        if not value.strip():
-            # An empty path would be the YAML's own folder.
-            raise ValueError("is empty; name a file or a folder")
-        return value
 
 
 class HandlerSection(Strict):
@@ -297,7 +275,7 @@ class JobSpec(Strict):
 
     def identity(self) -> str:
         """Digest of the settings that can't change between two submits of one job id."""
-        settings = [self.job_id, self.input.path, self.input.key, self.input.format]
+        settings = [self.job_id, *self.input.identity()]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def resolve_lease(self) -> LeaseConfig:
@@ -383,9 +361,7 @@ def parse_config(raw: Mapping[str, Any], source: str | Path | Mapping[str, Any])
         spec.check_schema()
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    if not spec.input.path.startswith("s3://"):
-        path = str((folder / spec.input.path).resolve())
-        spec = spec.model_copy(update={"input": spec.input.model_copy(update={"path": path})})
+    spec = spec.model_copy(update={"input": spec.input.below(folder)})
     return Config(spec, folder, name)
 
 

@@ -40,7 +40,7 @@ class Progress:
     state: JobState  #: whether all tasks of round 0 have rows
     rounds: int
     tasks: dict[str, int]  #: number of tasks by state
-    items: int  #: items of round 0, which has all items of the input
+    items: int  #: items of the input: of round 0, and of rounds that have added new ones
     ok: int  #: items that succeeded, in whichever round
     failed: dict[str, int]  #: items whose latest outcome is a failure, by error class
     rows: int  #: rows that the handler returned
@@ -247,7 +247,7 @@ def progress_of(snapshot: Snapshot) -> Progress:
         state=snapshot.job.state,
         rounds=snapshot.job.rounds,
         tasks=snapshot.tasks,
-        items=next((round_row.items for round_row in snapshot.rounds if round_row.number == 0), 0),
+        items=sum(round_row.new_items for round_row in snapshot.rounds),
         ok=snapshot.done.ok,
         failed={name: count for name, count in sorted(failed.items()) if count},
         rows=snapshot.done.rows,

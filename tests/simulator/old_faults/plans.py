@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 from airflow_slurm_provider.coordinator import spec_store
-from airflow_slurm_provider.coordinator.inputs.reader import open_input
+from airflow_slurm_provider.coordinator.inputs.reader import Input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
 from airflow_slurm_provider.coordinator.maintenance.repair import job as repair_job
 from airflow_slurm_provider.coordinator.maintenance.repair.context import RepairContext
@@ -42,15 +42,15 @@ def creates_before_reading(
     digest = spec_store.store_spec(services, sized, shards, code_sha256)
     jobs, store = services.jobs(spec.id), services.store(spec.id)
     job = jobs.create(spec.identity(), digest, shards)
-    first = jobs.create_round(0, spec.input.path)
+    first = jobs.create_round(0, spec.input.source)
     table = services.tasks(job)
     with KeyCheck() as unique:
 
         def check() -> dict[str, int]:
-            unique.check(lambda: open_input(spec.input, services.bucket))
+            unique.check(Input(spec.input, services.bucket).places)
             return {}
 
-        items = unique.watch(open_input(spec.input, services.bucket))
+        items = unique.watch(Input(spec.input, services.bucket).items())
         bundle = bundle_size.bundle_of(sized)
         try:
             first = Planner(store, table, jobs, log).plan(first, items, bundle, check)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from pathlib import Path
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.sql.hooks.sql import DbApiHook
 
+from airflow_slurm_provider.coordinator.inputs.reader import Input
 from airflow_slurm_provider.coordinator.services import SharedPolling
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
 from airflow_slurm_provider.hooks.slurm import SlurmHook
+from slurm_worker.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +54,34 @@ def test_the_connections_extra_field_for_checksums_is_the_sites(
     conn = {"conn_type": "slurm", "extra": {**extra, "checksums": "when_required"}}
     monkeypatch.setenv("AIRFLOW_CONN_HPC", json.dumps(conn))
     assert SlurmHook("hpc", "eu").site().aws.checksums == "when_required"
+
+
+class LabHook(DbApiHook):
+    """A hook of Airflow's `common.sql` for a database in a file."""
+
+    conn_name_attr = "lab_conn_id"
+    uri = ""
+
+    def get_uri(self) -> str:
+        return self.uri
+
+
+def test_a_database_is_named_by_its_connection(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "lab.db"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE visits AS SELECT 1 AS id UNION SELECT 2")
+    database.close()
+    monkeypatch.setattr(LabHook, "uri", f"sqlite:///{path}")
+    hooks = {"lab_db": LabHook(), "hpc": SlurmHook("hpc", "eu")}
+    monkeypatch.setattr(BaseHook, "get_hook", hooks.__getitem__)
+    services = SlurmHook("hpc", "eu").services()
+
+    def read(name: str) -> list[str]:
+        spec = InputSection(database=name, query="SELECT * FROM visits", key="id")
+        return [key for key, _ in Input(spec, services.bucket, services.engine).items()]
+
+    assert read("lab_db") == read(f"sqlite:///{path}") == ["1", "2"]
+    with pytest.raises(UserError, match="the connection 'hpc' is not of a SQL database"):
+        read("hpc")

@@ -57,7 +57,7 @@ WRONG_CONFIGS: list[tuple[dict[str, Any], list[str]]] = [
     ({"handler": {"entry": "absent:handle", "code": "."}}, ["handler.entry", "absent.py"]),
     ({"input": {"path": "absent.jsonl", "key": "id"}}, ["absent.jsonl"]),
     ({"input": {"path": "items.jsonl", "key": "idd"}}, ["'idd'", "'id'"]),
-    ({"input": {"path": "twice.jsonl", "key": "id"}}, ["'k3'", "rows 1 and 3"]),
+    ({"input": {"path": "twice.jsonl", "key": "id"}}, ["'k3'", "row 1 and of row 3"]),
     ({"slurm": {"mem": "2 gigs"}}, ["slurm.mem", "'2 gigs'", "2G"]),
     ({"job_id": "No Good"}, ["job_id", "'No Good'"]),
 ]

@@ -360,7 +360,7 @@ PROVOKED: dict[str, Provoke] = {
     "does not define it": config(handler={"entry": "handler:handel", "code": "."}),
     "does not exist; did you mean": config(input={"path": "item.jsonl", "key": "id"}),
     "has no column": config(input={"path": "items.jsonl", "key": "idd"}),
-    "is the key of rows": items("twice.csv", "id,x\na,1\nb,2\nb,3\n"),
+    "is the key of row": items("twice.csv", "id,x\na,1\nb,2\nb,3\n"),
     "is not a known format": items("items.txt", "id\na\n"),
     "fields, but the header has": items("items.csv", "id,x\na,1,2\n"),
     "has no rows": items("items.csv", "id,x\n"),

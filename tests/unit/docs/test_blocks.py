@@ -50,6 +50,7 @@ RUN_ELSEWHERE = {
     "README.md": "tests/unit/docs/test_tutorial.py",
     "docs/guides/cli.md": "tests/e2e/test_docs.py",
     "docs/guides/datasets.md": "tests/e2e/test_docs.py",
+    "docs/guides/inputs.md": "tests/unit/docs/test_inputs.py",
     "docs/tutorial.md": "tests/unit/docs/test_tutorial.py",
 }
 #: What a block shows of another tool, for comparison: it is read, and not run.

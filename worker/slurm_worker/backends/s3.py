@@ -165,7 +165,7 @@ class S3Objects:
             for page in pages:
                 for entry in page.get("Contents", []):
                     modified = entry["LastModified"].timestamp()
-                    yield ObjectInfo(entry["Key"], entry["Size"], modified)
+                    yield ObjectInfo(entry["Key"], entry["Size"], modified, entry.get("ETag", ""))
 
     def delete(self, key: str) -> None:
         """See `ports.ObjectStore.delete`."""

@@ -76,6 +76,12 @@ class RoundRow:
     version: str = ""  #: of the input that was planned; see `coordinator.inputs.version_of`
     #: Whose segments hold its items; 0 if none is decided, or if an earlier release has planned it.
     draft: int = 0
+    appended: bool = False  #: its items were new in the input; after the first, others are retries
+
+    @property
+    def new_items(self) -> int:
+        """How many items of the input it has added to the job."""
+        return self.items if self.appended or not self.number else 0
 
     @property
     def classes(self) -> set[str]:

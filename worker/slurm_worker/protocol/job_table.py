@@ -171,6 +171,7 @@ class JobTable:
         delay_s: int = 0,
         version: str = "",
         draft: int = 0,
+        appended: bool = False,
     ) -> RoundRow:
         """Create a round's row, or return the existing one, which decides what the round is."""
         row = RoundRow(
@@ -185,6 +186,7 @@ class JobTable:
             delay_s=delay_s,
             version=version,
             draft=draft,
+            appended=appended,
         )
         return RoundRow.from_row(self._put_new(keys.round_sk(number), ROUND_FIELDS.write(row)))
 

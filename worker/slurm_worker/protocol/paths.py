@@ -91,6 +91,10 @@ class JobPaths:
         """A draft's description and totals: written when it is complete."""
         return f"{self.draft_summaries(round_no)}{draft}.json"
 
+    def draft_files(self, round_no: int, draft: int) -> str:
+        """The list of the files that a draft was made from."""
+        return f"{self.draft_summaries(round_no)}{draft}.files.jsonl.gz"
+
     def draft_summaries(self, round_no: int) -> str:
         """The folder of the summaries of a round's drafts."""
         return f"{self.root}drafts/{round_no:03}/"

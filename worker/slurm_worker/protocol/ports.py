@@ -60,11 +60,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object in a listing; `size` in bytes, `modified` as in `StoredObject`."""
+    """An object in a listing; `size` in bytes, `modified` and `tag` as in `StoredObject`."""
 
     key: str
     size: int
     modified: float
+    tag: str = ""  #: empty in a store that does not list it
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class _JobRepair:
                     number,
                     job.created_ms / 1000,
                     known=0 if number else job.draft,
-                    source=lambda: spec_store.read_spec(self._services, job).input.path,
+                    source=lambda: spec_store.read_spec(self._services, job).input.source,
                 )
                 self._repair_tasks(job, round_row)
                 self._rounds.write(round_row)
@@ -126,7 +126,7 @@ class _JobRepair:
         found = [
             existing.get(number)
             or self._rounds.rebuild(
-                number, born, known=0, source=lambda: configs[0].spec.input.path
+                number, born, known=0, source=lambda: configs[0].spec.input.source
             )
             for number in range(rounds)
         ]

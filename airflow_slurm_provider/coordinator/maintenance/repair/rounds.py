@@ -80,13 +80,19 @@ class RoundRepair:
             )
         retried: dict[str, int] = {}
         if number:
-            path, retried = "retry", plan.retried if draft else self._retried(number)
+            # Only a round that adds items says what they were made from.
+            path = plan.source if draft and plan.source else "retry"
+            if path == "retry":
+                retried = plan.retried if draft else self._retried(number)
         else:
             path = plan.source if draft else source()
         self._drafts[number] = draft
         totals = (plan.tasks, plan.items, 0, at_ms, at_ms, retried)
         return RoundRow(
-            number, RoundState.OPEN, path, {}, *totals, version=plan.version, draft=draft
+            *(number, RoundState.OPEN, path, {}, *totals),
+            version=plan.version,
+            draft=draft,
+            appended=bool(number) and path != "retry",
         )
 
     def write(self, found: RoundRow) -> None:
@@ -94,7 +100,11 @@ class RoundRepair:
         if self._context.write:
             jobs = self._context.jobs_at(found.created_ms / 1000)
             row = jobs.create_round(
-                found.number, found.source, version=found.version, draft=found.draft
+                found.number,
+                found.source,
+                version=found.version,
+                draft=found.draft,
+                appended=found.appended,
             )
             if row.draft != found.draft:
                 jobs.adopt_draft(found.number, found.draft)

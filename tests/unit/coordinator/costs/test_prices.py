@@ -30,6 +30,7 @@ KINDS = {
     "verify": "s3_get",
     "list": "s3_list",
     "put": "s3_put",
+    "upload": "s3_put",
     "put_new": "s3_put",
 }
 

@@ -20,13 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_slurm_provider.coordinator.inputs.files import version_of
-from airflow_slurm_provider.coordinator.inputs.reader import (
-    InputFormat,
-    input_format,
-    open_input,
-)
+from airflow_slurm_provider.coordinator.inputs.formats import InputFormat, input_format
+from airflow_slurm_provider.coordinator.inputs.reader import open_input
 from airflow_slurm_provider.coordinator.inputs.unique_keys import KeyCheck
-from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.testing import MemoryObjects
 
@@ -371,23 +368,23 @@ def test_a_copy_of_a_file_has_the_same_version(tmp_path: Path) -> None:
     path.write_text("id\nx\n")
     os.utime(path, (1, 1))
     spec = section(str(path), "id")
-    first = version_of(spec.path, no_bucket)
+    first = version_of(spec.paths, no_bucket)
     path.write_text("id\nx\n")
-    assert version_of(spec.path, no_bucket) == first
+    assert version_of(spec.paths, no_bucket) == first
     path.write_text("id\ny\n")
-    assert version_of(spec.path, no_bucket) != first
-    assert version_of(str(tmp_path / "b.csv"), no_bucket) == ""
+    assert version_of(spec.paths, no_bucket) != first
+    assert version_of((str(tmp_path / "b.csv"),), no_bucket) == ""
 
 
 def test_an_object_that_is_written_again_has_another_version() -> None:
     store = MemoryObjects()
     store.put("in/a.csv", b"id\nx\n")
     spec = section("s3://lab/in/a.csv", "id")
-    first = version_of(spec.path, lambda _name: store)
-    assert first == version_of(spec.path, lambda _name: store) != ""
+    first = version_of(spec.paths, lambda _name: store)
+    assert first == version_of(spec.paths, lambda _name: store) != ""
     store.put("in/a.csv", b"id\nx\ny\n")
-    assert version_of(spec.path, lambda _name: store) != first
-    assert version_of("s3://lab/in/a", lambda _name: store) == ""
+    assert version_of(spec.paths, lambda _name: store) != first
+    assert version_of(("s3://lab/in/a",), lambda _name: store) == ""
 
 
 def test_a_missing_file_names_the_nearest(write: Write, tmp_path: Path) -> None:
@@ -516,10 +513,10 @@ def test_a_folder_has_another_version_if_one_of_its_files_changes(tmp_path: Path
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("id\n1\n")
     spec = section(str(tmp_path), "id")
-    first = version_of(spec.path, no_bucket)
-    assert first == version_of(spec.path, no_bucket) != ""
+    first = version_of(spec.paths, no_bucket)
+    assert first == version_of(spec.paths, no_bucket) != ""
     (tmp_path / "b.csv").write_text("id\n1\n2\n")
-    assert version_of(spec.path, no_bucket) != first
+    assert version_of(spec.paths, no_bucket) != first
 
 
 # --- duplicate keys ----------------------------------------------------------------
@@ -529,7 +526,7 @@ def check_keys(keys: Iterable[str]) -> None:
     listed = [(key, {}) for key in keys]
     with KeyCheck() as check:
         assert list(check.watch(listed)) == listed
-        check.check(lambda: listed)
+        check.check(lambda: ((key, f"row {n:,}") for n, (key, _) in enumerate(listed, 1)))
 
 
 def test_distinct_keys_pass() -> None:
@@ -544,7 +541,7 @@ def test_a_duplicate_is_named_with_both_rows() -> None:
     keys = [f"k{n}" for n in range(5_000)]
     keys[4_321] = "k17"
     message = refusal(lambda: check_keys(keys))
-    assert "'k17' is the key of rows 18 and 4,322" in message
+    assert "'k17' is the key of row 18 and of row 4,322" in message
 
 
 def test_rows_that_repeat_a_key_are_counted() -> None:
@@ -554,7 +551,7 @@ def test_rows_that_repeat_a_key_are_counted() -> None:
 def test_an_input_that_changed_between_two_reads_is_reported() -> None:
     with KeyCheck() as check:
         list(check.watch([("a", {}), ("a", {})]))
-        assert "changed while it was read" in refusal(lambda: check.check(lambda: [("a", {})]))
+        assert "changed while it was read" in refusal(lambda: check.check(lambda: [("a", "row 1")]))
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=2), max_size=60))

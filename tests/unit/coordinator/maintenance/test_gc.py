@@ -257,7 +257,8 @@ def test_a_draft_that_is_not_a_plan_is_garbage_and_the_plan_is_not(edges: Servic
     before = dict(objects_of(edges).objects)
     leave(edges, paths.segment(0, segment_number(other, 0)), modified=edges.clock.now())
     leave(edges, paths.draft_summary(0, other), modified=edges.clock.now())
-    assert run(edges).objects == {"drafts": 2}
+    leave(edges, paths.draft_files(0, other), modified=edges.clock.now())
+    assert run(edges).objects == {"drafts": 3}
     assert objects_of(edges).objects == before
 
 

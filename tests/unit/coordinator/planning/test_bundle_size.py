@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +23,7 @@ from airflow_slurm_provider.coordinator.planning.bundle_size import (
     bundle_for,
     estimate_items,
 )
-from airflow_slurm_provider.coordinator.spec.job_spec import InputSection
+from airflow_slurm_provider.coordinator.spec.input_section import InputSection
 from slurm_worker.errors import UserError
 from slurm_worker.protocol.ports import ObjectStore
 from slurm_worker.testing import MemoryObjects
@@ -70,6 +75,10 @@ def test_the_rows_of_a_parquet_file_are_in_its_footer(tmp_path: Path) -> None:
 def test_a_small_text_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(100))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines(100)))
+    (tmp_path / "c.jsonl.xz").write_bytes(lzma.compress(lines(100)))
+    (tmp_path / "d.json").write_text(json.dumps([{"id": n, "of": [{}, {}]} for n in range(100)]))
+    assert estimate_items(spec(tmp_path / "c.jsonl.xz"), no_bucket) == 100
+    assert estimate_items(spec(tmp_path / "d.json"), no_bucket) == 100
     assert estimate_items(spec(tmp_path / "a.jsonl"), no_bucket) == 100
     assert estimate_items(spec(tmp_path / "b.jsonl.gz"), no_bucket) == 100
 
@@ -78,6 +87,27 @@ def test_the_lines_of_a_large_text_are_estimated_from_its_beginning(tmp_path: Pa
     count = 200_000
     (tmp_path / "a.jsonl").write_bytes(lines(count))
     assert estimate_items(spec(tmp_path / "a.jsonl"), no_bucket) == pytest.approx(count, rel=0.1)
+
+
+@pytest.mark.parametrize("writer", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_the_rows_of_an_arrow_file_are_estimated_from_its_first_batches(
+    tmp_path: Path, writer: Any
+) -> None:
+    table = pa.table({"id": [f"{n:09}" for n in range(200_000)]})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, writer(sink, table.schema) as file:
+        file.write_table(table, max_chunksize=1_000)
+    found = estimate_items(spec(tmp_path / "a.arrow"), no_bucket)
+    assert found == pytest.approx(200_000, rel=0.1)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, bz2.compress])
+def test_the_lines_of_a_large_compressed_text_are_estimated(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    text = b"".join(b'{"id": "%s"}\n' % os.urandom(8).hex().encode() for _ in range(200_000))
+    (tmp_path / "a.jsonl").write_bytes(compress(text))
+    found = estimate_items(spec(tmp_path / "a.jsonl"), no_bucket)
+    assert found == pytest.approx(200_000, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "bad.parquet", "bad.jsonl.gz", "empty.csv"])

@@ -82,7 +82,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_key(
             {"worker": 4},
             "worker: 4 is not a section of keys; did you mean 'workers'? If not, write",
         ),
-        ({"input": "a.csv"}, "'a.csv' is not a section of keys; write {path: …, key: …}"),
+        ({"input": "a.csv"}, "'a.csv' is not a section of keys; write {path: …}"),
         ({"slurm": "main"}, "slurm: 'main' is not a section of keys; write {NAME: VALUE}"),
         ({"limits": {"api": 5}}, "limits.api: 5 is not a section of keys; write {rate: …}"),
         (

@@ -176,7 +176,7 @@ def _prove(plan: Plan, failures: FailureMerger, expected: Sequence[RoundSummary]
     Within each round items = ok + failed, which the plan has checked marker by marker.
     Each item of a later round must replace exactly one earlier failure.
     """
-    items = sum(summary.items for summary in expected if summary.number == 0)
+    items = sum(summary.new_items for summary in expected)
     failed = sum(failures.failed.values())
     if items != plan.ok + failed or failures.superseded != plan.retries:
         raise AggregationError(

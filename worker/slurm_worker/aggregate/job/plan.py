@@ -46,6 +46,12 @@ class RoundSummary:
     draft: int = 0  #: the draft whose segments hold its items; see `RoundRow`
     #: The task rows, whose slices the markers must match; None for a round without rows
     table: TaskTable | None = None
+    appended: bool = False  #: its items were new; those of other rounds after the first are retries
+
+    @property
+    def new_items(self) -> int:
+        """How many items of the input it has added to the job."""
+        return self.items if self.appended or not self.number else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Plan:
         self._sha256 = hashlib.sha256()
         self.tasks = sum(summary.tasks for summary in expected)  #: how many there are, all done
         self.ok = self.rows = 0  #: sums over the markers
-        self.retries = 0  #: items of the rounds after the first
+        self.retries = 0  #: items of the retry rounds
         self._read_markers()
         self._check_rounds()
         self._read_retried()
@@ -212,7 +218,7 @@ class Plan:
                     f"{self._rounds[number].expected.items:,} were planned; restore the missing "
                     "segments"
                 )
-            self.retries += items
+            self.retries += 0 if self._rounds[number].expected.appended else items
 
 
 def _parse(key: str, data: bytes | None) -> Marker:
