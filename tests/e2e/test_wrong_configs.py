@@ -48,7 +48,7 @@ MISTAKES = {
         ["absent.parquet"],
     ),
     "no key column": (job(input={"path": "items.csv", "key": "idd"}), ["'idd'", "'id'"]),
-    "duplicate keys": (job(input={"path": "twice.csv", "key": "id"}), ["'b'", "rows 2 and 3"]),
+    "duplicate keys": (job(input={"path": "twice.csv", "key": "id"}), ["'b'", "row 2", "row 3"]),
     "unreachable host": (unreachable, ["127.0.0.1"]),
     "absent bucket": (site("storage", prefix="s3://absent-bucket/x"), ["'absent-bucket'"]),
     "absent table": (site("storage", table="absent-table"), ["'absent-table'"]),

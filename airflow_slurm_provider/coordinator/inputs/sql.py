@@ -40,7 +40,7 @@ class RowFilter:
         Raises:
             UserError: if it is not a condition, or DuckDB is not installed.
         """
-        self._connection = _connect("input.where")
+        self._connection = connect("input.where")
         # A line of its own: the condition may end in a comment.
         self._query = f"SELECT {NUMBER} FROM {TABLE} WHERE (\n{where}\n)"  # noqa: S608  # the user's own
         quoted = self._query.replace("'", "''")
@@ -75,14 +75,14 @@ class RowFilter:
         """
         numbers = pa.array(range(count), pa.int64())
         table = pa.table({**columns, NUMBER: numbers})
-        with _errors("input.where", names):
+        with sql_errors("input.where", names):
             self._connection.register(TABLE, table)
             return [row for (row,) in self._connection.execute(self._query).fetchall()]
 
     def stream(self, source: Any) -> Iterator[int]:
         """The numbers of the rows of `staged` data that meet the condition, rising."""
         last = -1
-        with _errors("input.where", [each for each in source.schema.names if each != NUMBER]):
+        with sql_errors("input.where", [each for each in source.schema.names if each != NUMBER]):
             self._connection.register(TABLE, source)
             for batch in _batches(self._connection.sql(self._query)):
                 for number in batch.column(0).to_pylist():
@@ -97,14 +97,14 @@ def run_query(query: str, source: Any) -> Iterator[pa.RecordBatch]:
     Raises:
         UserError: if it is not one SELECT, or can't be carried out.
     """
-    connection = _connect("input.query")
+    connection = connect("input.query")
     twins = [(a, b) for a in source.schema.names for b in source.schema.names if _twins(a, b)]
     if twins:
         raise UserError(
             f"input.query: the input has the columns {twins[0][0]!r} and {twins[0][1]!r}, which "
             "SQL can't tell apart; rename one"
         )
-    with _errors("input.query", source.schema.names):
+    with sql_errors("input.query", source.schema.names):
         statements = connection.extract_statements(query)
         if [each.type.name for each in statements] not in (["SELECT"], ["SELECT_STATEMENT"]):
             raise UserError(
@@ -124,7 +124,12 @@ def _twins(name: str, other: str) -> bool:
     return name != other and name.casefold() == other.casefold()
 
 
-def _connect(field: str) -> Any:
+def connect(field: str) -> Any:
+    """A connection to DuckDB that reaches only the tables that it is given.
+
+    Raises:
+        UserError: if DuckDB is not installed; `field` needs it.
+    """
     try:
         # An optional dependency.
         import duckdb
@@ -140,7 +145,8 @@ def _connect(field: str) -> Any:
 
 
 @contextlib.contextmanager
-def _errors(field: str, names: Sequence[str]) -> Iterator[None]:
+def sql_errors(field: str, names: Sequence[str]) -> Iterator[None]:
+    """Errors of DuckDB are one line about a field; `names` are the columns."""
     import duckdb
 
     try:

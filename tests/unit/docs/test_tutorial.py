@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import runpy
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from slurm_worker.protocol.keys import JobId
 from tests.unit.cli.conftest import Cli
@@ -50,9 +46,6 @@ class Reader:
             subprocess.run(["sh", "-c", command], cwd=self.folder, check=True)
             return []
         words = shlex.split(command)
-        if words[:2] == ["python3", "bring.py"]:
-            self._bring()
-            return []
         if words[0] == "python3":
             ended = subprocess.run(
                 [sys.executable, *words[1:]],
@@ -69,21 +62,6 @@ class Reader:
         if words[1] in ("submit", "retry"):
             self.cli.work()
         return ended.out.splitlines()
-
-    def _bring(self) -> None:
-        """Run the page's script on a bucket that holds what is in memory here."""
-        paths = self.cli.services.paths(JOB)
-        with mock_aws(), pytest.MonkeyPatch.context() as patch:
-            # What the machine has set for a real store would be asked instead.
-            patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-            bucket = boto3.resource("s3", region_name="us-east-1").create_bucket(
-                Bucket=self.cli.services.site.bucket
-            )
-            for key in self.cli.world.objects.list(paths.dataset):
-                bucket.put_object(Key=key, Body=self.cli.world.objects.get(key))
-            address = json.loads(self.cli("aggregate", JOB, "--json").out)["dataset"]
-            patch.setattr(sys, "argv", ["bring.py", address])
-            runpy.run_path(str(self.folder / "bring.py"), run_name="__main__")
 
 
 def test_whoever_does_what_the_tutorial_says_sees_what_it_shows(
