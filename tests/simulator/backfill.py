@@ -111,7 +111,7 @@ class Backfill:
             schedule,
             random.Random(rng.random()),
             controller,
-            SlurmFaults(slurm, slurm, self.until),
+            SlurmFaults(slurm, slurm, self.until, full=0.0 if self.calm else 0.4),
             seen,
         )
         conditional = rng.random() < 0.85

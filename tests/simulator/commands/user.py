@@ -22,8 +22,12 @@ Verb = Callable[[Services], Any]
 #: A command is cut off or stands still after at most so many requests.
 _MOST_REQUESTS = 80
 _LONGEST_PAUSE_S = 600.0
-#: Requests after which another command may decide what this one is about to write.
-_BEFORE_WRITES = ("cluster", "cluster", "scontrol", "sacct", "object put", "submit refused")
+#: Requests after which another command may decide what this one is about to write. Two names are
+#: two requests in a row: a submission's row is read right after the size of arrays.
+_BEFORE_WRITES = (
+    *("cluster", "cluster", "scontrol", "sacct", "object put", "submit refused"),
+    *("scontrol put", "scontrol put"),
+)
 #: How often a user repeats a command that is refused although nothing else happens.
 _MOST_REFUSALS = 4
 #: The same for all commands of a run: what they need may be refused, too.
@@ -141,10 +145,14 @@ class User:
         counted = ""
         if rng.random() < 0.3:
             kind, counted, left = "sleep", rng.choice(_BEFORE_WRITES), rng.randint(1, 3)
+            # Two in a row seldom come again.
+            left = 1 if " " in counted else left
+        previous = ""
 
         def disturb(name: str) -> None:
-            nonlocal left
-            if counted and name != counted:
+            nonlocal left, previous
+            both, previous = f"{previous} {name}", name
+            if counted not in ("", name, both):
                 return
             left -= 1
             if left or not self._world.seen.happens(f"{host.name} after {name}", kind):

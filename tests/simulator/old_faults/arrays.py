@@ -160,7 +160,7 @@ ARRAY_FAULTS = (
         "a cancel that Slurm did not carry out is reported as done",
         "nodes, on which the array ran on",
         "after a cancel that succeeded",
-        21,
+        228,
         put_back=_cancels_once,
     ),
 )

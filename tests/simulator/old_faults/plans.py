@@ -134,7 +134,7 @@ PLAN_FAULTS = (
         "a refused submit takes back the job's rows and segments by name",
         "the plan of a right submit at the same time",
         "which another call has written|belongs to the plan",
-        61,
+        96,
         put_back=_takes_back,
     ),
     OldFault(

@@ -30,6 +30,8 @@ from tests.simulator.stores.network import Network
 _HOME = "/home/lab"
 _PART = re.compile(r"'[^']*'|\"[^\"]*\"|[^\s'\"]+")
 _WORD = re.compile(rf"(?:{_PART.pattern})+")
+#: The name of a submission's second array, or a later one: a number follows the token.
+_LATER_ARRAY = re.compile(r"\.[0-9a-f]{12}\.[0-9]+$")
 #: Mean seconds of a step of a program, and of a request to the controller.
 _STEP_S, _REQUEST_S = 0.002, 0.02
 _DOWN = "Unable to contact slurm controller (connect failure)"
@@ -46,6 +48,9 @@ class SlurmFaults:
     lost_request: float = 0.0  #: `sbatch` does not reach it
     lost_reply: float = 0.0  #: `sbatch` is carried out, and its reply is lost
     until: float = 0.0
+    #: `sbatch` refuses a submission's second array, or a later one: other jobs of the account
+    #: came first. So two callers of a submission may make different numbers of arrays.
+    full: float = 0.0
 
 
 class _Exit(Exception):
@@ -168,6 +173,8 @@ class LoginNode:
         if fault == "lost_request" or self._schedule.now < self.controller.down_until:
             return 1, "", f"sbatch: error: Batch job submission failed: {_DOWN}"
         script = self.files[f"{place}/script.sh"].decode()
+        if self._is_full(name):
+            return 1, "", "sbatch: error: AssocMaxSubmitJobLimit"
         try:
             made = self.controller.submit(name, script, place, account.array_option(variables))
         except SubmitRefused as refused:
@@ -177,6 +184,16 @@ class LoginNode:
             return 1, "", f"sbatch: error: Batch job submission failed: {_TIMED_OUT}"
         self._schedule.sleep(self._rng.uniform(0.2, 1.8) * _REQUEST_S)
         return 0, f"{made}\n", ""
+
+    def _is_full(self, name: str) -> bool:
+        """Whether other jobs of the account have taken the place of an array."""
+        event = f"sbatch {self._submits}"
+        return (
+            self._schedule.now <= self.faults.until
+            and _LATER_ARRAY.search(name) is not None
+            and self._seen.rng_of(f"{event} full").random() < self.faults.full
+            and self._seen.happens(event, "account full")
+        )
 
     def _fault(self) -> str:
         if self._schedule.now > self.faults.until:
