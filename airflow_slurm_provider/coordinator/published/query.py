@@ -9,7 +9,8 @@ that a query reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from airflow_slurm_provider.coordinator.inputs.sql import connect, sql_errors
 from airflow_slurm_provider.coordinator.published.manifest import manifest_of, names_of
 from airflow_slurm_provider.coordinator.services import Services
 from slurm_worker.aggregate.dataset.folder import DataFile
+from slurm_worker.aggregate.job.publish import Manifest
 from slurm_worker.errors import ServiceError, UserError
 from slurm_worker.protocol.keys import JobId
 from slurm_worker.protocol.ports import ObjectStore
@@ -48,12 +50,21 @@ class Rows:
 
 
 def head(services: Services, job_id: JobId, most: int) -> Rows:
-    """The first `most` rows of the dataset, in its order.
+    """The first `most` rows of the dataset, in its order; reads no more than it needs.
 
     Raises:
         UserError: if the job has no dataset.
+        ServiceError: if the store does not answer.
     """
-    return query(services, job_id, f"SELECT * FROM {TABLE}", most)  # noqa: S608  # a constant
+    manifest = manifest_of(services, job_id)
+    with _opened(services, manifest) as (connection, tables):
+        dataset = tables.get(TABLE)
+        if dataset is not None:
+            # A scan reads ahead, many row groups of several files.
+            ahead = {"batch_readahead": 0, "fragment_readahead": 0}
+            connection.register(TABLE, dataset.head(most + 1, batch_size=most + 1, **ahead))
+            return _first(job_id, connection.sql(f"SELECT * FROM {TABLE}"), most)  # noqa: S608  # a constant
+    return Rows(job_id, tuple(manifest.schema.items()), (), more=False)
 
 
 def query(services: Services, job_id: JobId, sql: str, most: int) -> Rows:
@@ -63,25 +74,42 @@ def query(services: Services, job_id: JobId, sql: str, most: int) -> Rows:
         UserError: if the job has no dataset, or DuckDB refuses the query.
         ServiceError: if the store does not answer.
     """
-    connection = connect("SQL")
-    manifest = manifest_of(services, job_id)
+    with _opened(services, manifest_of(services, job_id)) as (connection, tables):
+        for name, table in tables.items():
+            connection.register(name, table)
+        statements = connection.extract_statements(sql)
+        if [each.type.name for each in statements] not in (["SELECT"], ["SELECT_STATEMENT"]):
+            raise UserError("SQL: is not one SELECT; write one query without other commands")
+        return _first(job_id, connection.sql(sql), most)
+
+
+@contextmanager
+def _opened(services: Services, manifest: Manifest) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """DuckDB, and the tables of a dataset that have files; errors of either are one line."""
     names_of(manifest)
     files = {TABLE: manifest.files, ERRORS: manifest.errors}
     bucket = _Bucket(services.objects, {file.key: file for each in files.values() for file in each})
-    for name, some in files.items():
-        if some:
-            connection.register(name, _table(bucket, some, manifest.folder))
+    connection = connect("SQL")
     try:
         with sql_errors("SQL", list(manifest.schema)):
-            statements = connection.extract_statements(sql)
-            if [each.type.name for each in statements] not in (["SELECT"], ["SELECT_STATEMENT"]):
-                raise UserError("SQL: is not one SELECT; write one query without other commands")
-            found = connection.sql(sql)
-            rows = found.limit(most + 1).fetchall()
-    except UserError:
+            yield (
+                connection,
+                {
+                    name: _table(bucket, some, manifest.folder)
+                    for name, some in files.items()
+                    if some
+                },
+            )
+    except (UserError, OSError, ServiceError):
         if bucket.error is not None:
             raise bucket.error from None
         raise
+    finally:
+        connection.close()
+
+
+def _first(job_id: JobId, found: Any, most: int) -> Rows:
+    rows = found.limit(most + 1).fetchall()
     kinds = zip(found.columns, (str(kind) for kind in found.types), strict=True)
     return Rows(job_id, tuple(kinds), tuple(rows[:most]), len(rows) > most)
 

@@ -143,6 +143,24 @@ def test_head_shows_the_first_rows_in_their_order(flat: Cli) -> None:
     assert found["more"]
 
 
+def test_head_reads_one_file_of_many(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(cli.config.parent, aggregate={"partition_by": ["n"]})
+    cli.world.handle = lambda item, _context: {"n": item["n"], "text": "x"}
+    cli.submit()
+    cli.work()
+    assert cli("aggregate", "job-1").code == ExitCode.OK
+    objects, read = cli.world.objects, set()
+    get = objects.get
+
+    def noted(key: str, *, start: int = 0, length: int | None = None) -> bytes | None:
+        read.update([key] if key.endswith(".parquet") else [])
+        return get(key, start=start, length=length)
+
+    monkeypatch.setattr(objects, "get", noted)
+    assert len(cli("head", "job-1", "-n", "1", "--json").json["rows"]) == 1
+    assert len(read) < 5
+
+
 def test_query_reads_rows_and_failures_and_nothing_else(flat: Cli, tmp_path: Path) -> None:
     sql = "SELECT count(*), max(double) FROM dataset WHERE double > 4"
     found = flat("query", "job-1", sql, "--json").json
@@ -170,11 +188,12 @@ def test_a_long_result_says_that_there_are_more_rows(flat: Cli) -> None:
     assert out.splitlines()[-1] == "(the first 3 rows; for more, use --limit)"
 
 
-def test_a_file_that_is_deleted_during_a_query_is_named(flat: Cli) -> None:
+@pytest.mark.parametrize("words", [("head", "job-1"), ("query", "job-1", "SELECT * FROM dataset")])
+def test_a_file_that_is_deleted_during_a_query_is_named(flat: Cli, words: tuple[str, ...]) -> None:
     objects = flat.world.objects.objects
     (key,) = (key for key in objects if key.endswith(".parquet") and "/dataset/" in key)
     del objects[key]
-    ended = flat("query", "job-1", "SELECT * FROM dataset")
+    ended = flat(*words)
     assert ended.code == ExitCode.SERVICE_ERROR
     assert key in ended.err
 
