@@ -270,11 +270,22 @@ class Simulation:
         for number in range(1, self.retries + 1):
             self._retry(number)
             self._work_off(number)
-        # Late attempts may still be under way. One may bisect a task that was given up meanwhile.
-        self.schedule.sleep(3 * _LEASE.ttl_s)
+        self._wait_for_late_attempts()
         while not self._complete():
             self._work_off(self.retries)
-            self.schedule.sleep(3 * _LEASE.ttl_s)
+            self._wait_for_late_attempts()
+
+    def _wait_for_late_attempts(self) -> None:
+        """Late attempts may still be under way, also of workers that stand still.
+
+        One that continues may stand still again before its commit. Then it may bisect a task that
+        was given up meanwhile.
+        """
+        self.schedule.sleep(3 * _LEASE.ttl_s)
+        while (resumes := max((each.resumes for each in self.live), default=0.0)) > (
+            now := self.schedule.now
+        ):
+            self.schedule.sleep(resumes - now + 3 * _LEASE.ttl_s)
 
     @property
     def _faults_end(self) -> float:
