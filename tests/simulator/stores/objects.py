@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from slurm_worker.protocol.ports import (
@@ -153,7 +154,9 @@ class SimObjects:
 
     def upload(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.upload`."""
-        self._change("put", [key], lambda: self._store.upload(key, path))
+        # What arrives late is what was sent: the file may be gone by then.
+        body = Path(path).read_bytes()
+        self._change("put", [key], lambda: self._store.put(key, body))
 
     def download(self, key: str, path: str) -> None:
         """See `ports.ObjectStore.download`."""
